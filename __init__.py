@@ -1,0 +1,1 @@
+"""Famulus: actor-model stream processing on trio."""

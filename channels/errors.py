@@ -1,0 +1,76 @@
+"""Errors of the messaging layers, each raised at one seam and saying what to do next.
+
+Transports map the errors of their client to the ones in the second group, once, at their own seam;
+everything above them knows only these names.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AmbiguousRun",
+    "AppNotRunning",
+    "BrokerUnavailable",
+    "BufferFull",
+    "CommitRefused",
+    "FamulusError",
+    "ImproperlyConfigured",
+    "ProduceError",
+    "TopicExists",
+    "TransportError",
+    "UnknownTopic",
+]
+
+
+class FamulusError(Exception):
+    """Base of the errors that Famulus raises about itself and its brokers."""
+
+
+class ImproperlyConfigured(FamulusError, ValueError):
+    """A declaration or a setting that cannot work; the message names it and what was expected."""
+
+
+class AppNotRunning(FamulusError, RuntimeError):
+    """A declared object was used while its App has no live run in this trio run."""
+
+
+class AmbiguousRun(FamulusError, RuntimeError):
+    """A declared object was used outside a run's tasks while its App has several live runs."""
+
+
+class BufferFull(FamulusError):
+    """`send_soon` found its buffer full. It cannot wait: use `await send(...)`, or send less."""
+
+
+class TransportError(FamulusError):
+    """Base of what a transport raises.
+
+    Attributes:
+        retriable: True when the same call may succeed later without anyone changing anything.
+    """
+
+    retriable = False
+
+
+class BrokerUnavailable(TransportError):
+    """The broker cannot be reached at the moment."""
+
+    retriable = True
+
+
+class UnknownTopic(TransportError):
+    """The broker has no such topic."""
+
+
+class TopicExists(TransportError):
+    """The broker already has a topic of this name."""
+
+
+class ProduceError(TransportError):
+    """A batch was not written. It is final: the transport has done what retries it does."""
+
+
+class CommitRefused(TransportError):
+    """The broker refused a commit: this member no longer owns the partitions (it was fenced).
+
+    It means *lost*: what is in hand belongs to somebody else now; discard, do not drain.
+    """

@@ -1,0 +1,150 @@
+"""What travels: topic partitions, messages as a broker holds them, and receipts of delivery.
+
+Transports make `Message` objects, the conductor stamps them with the tracker of their partition, and
+every stream that got one releases it once; at zero the offset counts as done (DESIGN: refcounts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import attrs
+
+__all__ = [
+    "TP",
+    "Headers",
+    "HeadersArg",
+    "Message",
+    "ProducerRecord",
+    "RecordMetadata",
+    "Tracker",
+    "as_headers",
+]
+
+Headers = tuple[tuple[str, bytes], ...]
+"""Headers in order, as Kafka has them: a name may occur more than once."""
+
+HeadersArg = Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None
+"""What callers may give as headers."""
+
+
+def as_headers(headers: HeadersArg) -> Headers:
+    """Normalise headers given as a mapping, a sequence of pairs or None.
+
+    >>> as_headers({"a": b"1"})
+    (('a', b'1'),)
+    """
+    if not headers:
+        return ()
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return tuple((name, bytes(value)) for name, value in pairs)
+
+
+class TP(NamedTuple):
+    """A topic's partition."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+
+class Tracker(Protocol):
+    """Whoever keeps account of a partition's messages; `Message.release` tells it when one is done."""
+
+    def done(self, message: Message) -> None: ...
+
+
+class Message:
+    """One record as the broker holds it, bytes undecoded, with a count of who still works on it.
+
+    Attributes:
+        offset: position in the partition; -1 for a message that no log holds (a local channel's).
+        timestamp: seconds since the epoch.
+        timestamp_type: 0 when the producer set it, 1 when the broker did (Kafka's CreateTime, LogAppendTime).
+        generation: of the assignment that it was fetched under; an ack from an older one is ignored.
+        refcount: how many holders (streams, outputs under way) have not released it yet.
+    """
+
+    __slots__ = (
+        "generation",
+        "headers",
+        "key",
+        "offset",
+        "partition",
+        "refcount",
+        "timestamp",
+        "timestamp_type",
+        "topic",
+        "tracker",
+        "value",
+    )
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        timestamp: float,
+        timestamp_type: int,
+        headers: Headers,
+        key: bytes | None,
+        value: bytes | None,
+        generation: int = -1,
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.timestamp = timestamp
+        self.timestamp_type = timestamp_type
+        self.headers = headers
+        self.key = key
+        self.value = value
+        self.generation = generation
+        self.refcount = 0
+        self.tracker: Tracker | None = None
+
+    @property
+    def tp(self) -> TP:
+        return TP(self.topic, self.partition)
+
+    def release(self) -> None:
+        """One holder is done with it; the last one tells the tracker. More calls than holders do nothing."""
+        count = self.refcount = self.refcount - 1
+        if count == 0:
+            tracker = self.tracker
+            if tracker is not None:
+                tracker.done(self)
+
+    def __repr__(self) -> str:
+        return f"<Message {self.topic}-{self.partition} @{self.offset} refs={self.refcount}>"
+
+
+@attrs.frozen(slots=True)
+class ProducerRecord:
+    """One record to be written: encoded, its partition already chosen.
+
+    Attributes:
+        timestamp: seconds since the epoch; None lets the transport take the time of the write.
+    """
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    timestamp: float | None = None
+
+
+class RecordMetadata(NamedTuple):
+    """The broker's receipt for one delivered message.
+
+    `offset` is -1 where no log holds it (local channels). `timestamp` is in seconds since the epoch.
+    """
+
+    topic: str
+    partition: int
+    topic_partition: TP
+    offset: int
+    timestamp: float
+    timestamp_type: int

@@ -1,0 +1,349 @@
+"""The interface between Famulus and a broker. `kafka/` and the embedded transports implement it.
+
+One `Transport` serves one run. The conductor drives its consumer, the producer its `produce`; each belongs to
+one task of ours, so no method is called by two tasks at once, except where its docstring says so. A transport
+is found by the scheme of the broker's URL through the entry point group ``famulus.transports``: the entry names
+a subclass of `Transport`, which is called as ``cls(url, options)``.
+
+`famulus.testing.contract` holds the test suite that says what each method promises, faults included.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import entry_points
+from re import Pattern
+from typing import Literal, Protocol
+from urllib.parse import urlsplit
+
+import attrs
+
+from .errors import ImproperlyConfigured
+from .message import TP, Message, ProducerRecord
+
+__all__ = [
+    "Assignment",
+    "Batch",
+    "Consumer",
+    "ConsumerOptions",
+    "ProduceResult",
+    "RebalanceListener",
+    "TopicDescription",
+    "TopicSpec",
+    "Transport",
+    "TransportOptions",
+    "load_transport",
+    "transport_schemes",
+]
+
+
+@attrs.frozen(kw_only=True)
+class TransportOptions:
+    """What a run tells its transport, frozen at start.
+
+    Attributes:
+        client_id: name under which the broker knows this run.
+        default_partitions: partitions of a topic that is created without a number.
+        commit_timeout: seconds that a commit may take before it counts as failed.
+        shutdown_timeout: seconds that leaving the group and closing connections may take.
+    """
+
+    client_id: str = "famulus"
+    default_partitions: int = 8
+    commit_timeout: float = 10.0
+    shutdown_timeout: float = 10.0
+
+
+@attrs.frozen(kw_only=True)
+class ConsumerOptions:
+    """How a member joins its group.
+
+    Attributes:
+        group: the consumer group; members of one group share the partitions.
+        instance_id: static membership: the same id after a restart gets the same partitions back.
+        offset_reset: where to start in a partition for which the group has committed nothing.
+        session_timeout: seconds without a heartbeat after which the broker gives the partitions away.
+        rebalance_timeout: seconds that `on_revoked` may take before the member counts as gone.
+    """
+
+    group: str
+    instance_id: str | None = None
+    offset_reset: Literal["earliest", "latest"] = "earliest"
+    session_timeout: float = 10.0
+    rebalance_timeout: float = 60.0
+
+
+@attrs.frozen
+class Assignment:
+    """The partitions that a member owns, and the generation that proves it. Generations only grow."""
+
+    generation: int
+    partitions: frozenset[TP]
+
+
+@attrs.frozen(slots=True)
+class Batch:
+    """Messages of one partition in offset order, as one fetch brought them.
+
+    Attributes:
+        generation: of the assignment under which it was fetched.
+        messages: at least one, offsets strictly rising; gaps (compaction, transaction markers) are no error.
+        next_offset: where the next fetch goes on: at least the last offset + 1, more if markers follow.
+        highwater: the offset that the next message written to this partition will have, as last seen.
+    """
+
+    tp: TP
+    generation: int
+    messages: Sequence[Message]
+    next_offset: int
+    highwater: int
+
+
+@attrs.frozen(slots=True)
+class ProduceResult:
+    """The receipt for one batch of one partition: offsets count up from `base_offset`.
+
+    Attributes:
+        timestamp: seconds since the epoch that the broker gave to the batch; None if each record kept its own.
+    """
+
+    base_offset: int
+    timestamp: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TopicSpec:
+    """A topic to create. `config` holds the broker's own keys, as ``{"cleanup.policy": "compact"}``."""
+
+    name: str
+    partitions: int | None = None
+    replicas: int | None = None
+    config: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class TopicDescription:
+    """A topic as the broker has it."""
+
+    name: str
+    partitions: int
+    replicas: int
+    config: Mapping[str, str] = attrs.field(factory=dict)
+    internal: bool = False
+
+
+class RebalanceListener(Protocol):
+    """What a consumer calls when partitions come and go; never both at once, never concurrently with itself."""
+
+    async def on_assigned(self, assignment: Assignment) -> None:
+        """The member owns exactly these partitions now. No batch of that generation comes before this returns."""
+
+    async def on_revoked(self, revoked: frozenset[TP], *, lost: bool) -> None:
+        """The member gives these partitions up.
+
+        With `lost=False` they are still ours until this returns: drain and commit now, within
+        `rebalance_timeout` seconds. With `lost=True` they already belong to others: discard, commit nothing.
+        """
+
+
+class Consumer(ABC):
+    """One member of a consumer group."""
+
+    @abstractmethod
+    async def subscribe(self, topics: Collection[str], *, pattern: Pattern[str] | None = None) -> None:
+        """Replace the subscription; join the group or rebalance, and return once the assignment stands.
+
+        The same topics again do nothing. `pattern` adds all topics whose whole name matches it, later ones too.
+
+        Raises:
+            UnknownTopic: a topic is missing; the message says how to create it.
+        """
+
+    @property
+    @abstractmethod
+    def assignment(self) -> Assignment:
+        """What is owned now; after a loss, no partitions with the last generation."""
+
+    @abstractmethod
+    async def fetch(self, room: Mapping[TP, int]) -> list[Batch]:
+        """Wait for messages of these partitions, at most `room[tp]` (≥ 1) of each.
+
+        Returns as soon as there is anything, or with an empty list after `wake()` or a change of the assignment. Partitions
+        that are not in `room` are left alone, their position unmoved; ones that are not owned are skipped.
+        An empty `room` waits for `wake()` or a rebalance. A fetch that is cancelled has moved no position.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make the `fetch` under way, or else the next one, return at once. May be called by any task."""
+
+    @abstractmethod
+    async def commit(self, offsets: Mapping[TP, int], *, generation: int) -> None:
+        """Commit, for each partition, the offset of the next message to be read.
+
+        May be called while another task is in `fetch`. All or nothing.
+
+        Raises:
+            CommitRefused: `generation` is not the group's, or a partition is not owned under it.
+            BrokerUnavailable: nothing is known about the outcome; commit again.
+        """
+
+    @abstractmethod
+    async def committed(self, partitions: Collection[TP]) -> Mapping[TP, int | None]:
+        """The group's committed offsets; None where it has none."""
+
+    @abstractmethod
+    def position(self, tp: TP) -> int:
+        """The offset of the next message that `fetch` will give of an owned partition.
+
+        Raises:
+            KeyError: not owned.
+        """
+
+    @abstractmethod
+    def highwater(self, tp: TP) -> int:
+        """The offset that the next message written to an owned partition will have, as last seen.
+
+        Raises:
+            KeyError: not owned.
+        """
+
+    @abstractmethod
+    async def seek(self, tp: TP, offset: int) -> None:
+        """Go on reading an owned partition at `offset`.
+
+        Raises:
+            KeyError: not owned.
+        """
+
+    @abstractmethod
+    def pause(self, partitions: Collection[TP]) -> None:
+        """For long stalls: stop prefetching these. Short ones are held by leaving them out of `fetch`'s `room`."""
+
+    @abstractmethod
+    def resume(self, partitions: Collection[TP]) -> None:
+        """Undo `pause`. Partitions that are not paused are left alone."""
+
+
+class Transport(ABC):
+    """A connection to a broker, for one run. Called as ``cls(url, options)``; does nothing until opened."""
+
+    #: True where the broker belongs to us, so that source topics are created as declared (embedded brokers).
+    owns_topics: bool = False
+    #: True where a message sent here can be read by another process.
+    crosses_processes: bool = True
+
+    @abstractmethod
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Connect; on leaving, close everything within `shutdown_timeout`.
+
+        Raises:
+            BrokerUnavailable: no broker answers. The caller retries.
+        """
+
+    @abstractmethod
+    def open_consumer(
+        self, options: ConsumerOptions, listener: RebalanceListener
+    ) -> AbstractAsyncContextManager[Consumer]:
+        """Make a member of a group. On leaving, `on_revoked` is called for what it owns, then it leaves the group."""
+
+    @abstractmethod
+    async def produce(
+        self, batches: Mapping[TP, Sequence[ProducerRecord]]
+    ) -> Mapping[TP, ProduceResult | Exception]:
+        """Append a batch to each of these partitions, in order; return once all are acknowledged or failed.
+
+        The outcome is per partition: a result, or the `TransportError` that kept the whole batch of that partition
+        out of the log. Cancelled: each batch is in the log whole or not at all.
+        """
+
+    @abstractmethod
+    async def transact(
+        self,
+        batches: Mapping[TP, Sequence[ProducerRecord]],
+        offsets: Mapping[TP, int],
+        *,
+        group: str,
+        generation: int,
+    ) -> Mapping[TP, ProduceResult]:
+        """Append batches and commit a group's offsets together: all of it becomes visible, or nothing.
+
+        Raises:
+            CommitRefused: the generation does not own the partitions of `offsets`; nothing was written.
+            ProduceError: nothing was written.
+        """
+
+    @abstractmethod
+    async def partition_count(self, topic: str) -> int:
+        """How many partitions a topic has. May be called by any task.
+
+        Raises:
+            UnknownTopic: the broker does not have it.
+        """
+
+    @abstractmethod
+    async def create_topic(self, spec: TopicSpec) -> None:
+        """Create a topic.
+
+        Raises:
+            TopicExists: it is there already, whatever its partitions.
+        """
+
+    @abstractmethod
+    async def delete_topic(self, name: str) -> None:
+        """Delete a topic and its messages.
+
+        Raises:
+            UnknownTopic: the broker does not have it.
+        """
+
+    @abstractmethod
+    async def list_topics(self) -> Sequence[str]:
+        """Names of all topics, sorted."""
+
+    @abstractmethod
+    async def describe_topic(self, name: str) -> TopicDescription:
+        """What the broker knows of a topic.
+
+        Raises:
+            UnknownTopic: the broker does not have it.
+        """
+
+    @abstractmethod
+    async def add_partitions(self, name: str, total: int) -> None:
+        """Raise a topic's number of partitions to `total`; group members get the new ones by a rebalance.
+
+        Raises:
+            UnknownTopic: the broker does not have it.
+            ValueError: `total` is not more than it has.
+        """
+
+    @abstractmethod
+    async def delete_records(self, before: Mapping[TP, int]) -> None:
+        """Trim logs: drop the messages below these offsets. Offsets of the others stay as they are."""
+
+
+def transport_schemes() -> list[str]:
+    """The URL schemes for which a transport is installed, sorted."""
+    return sorted({entry.name for entry in entry_points(group="famulus.transports")})
+
+
+def load_transport(url: str, options: TransportOptions) -> Transport:
+    """Make the transport that a broker URL names, unopened.
+
+    Raises:
+        ImproperlyConfigured: no installed transport has this scheme.
+    """
+    scheme = urlsplit(url).scheme
+    for entry in entry_points(group="famulus.transports"):
+        if entry.name == scheme:
+            cls = entry.load()
+            if not (isinstance(cls, type) and issubclass(cls, Transport)):
+                raise ImproperlyConfigured(
+                    f"broker={url!r}: entry point {entry.value!r} for scheme {scheme!r} is no subclass of famulus.Transport"
+                )
+            return cls(url, options)  # type: ignore[call-arg]  # the constructor is part of the interface, not of the ABC
+    known = ", ".join(f"{name}://" for name in transport_schemes())
+    raise ImproperlyConfigured(f"broker={url!r}: no transport for {scheme or 'a URL without a scheme'!r}; installed: {known}")

@@ -1,0 +1,1 @@
+"""An OTP supervisor for trio, useful without the rest of Famulus."""
