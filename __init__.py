@@ -1,1 +1,120 @@
-"""Famulus: actor-model stream processing on trio."""
+"""Famulus: actor-model stream processing on trio, with supervision trees under it.
+
+Names are loaded when they are first used, so importing the package is cheap and starts nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .actors.actor import current_agent as current_agent
+    from .actors.agent import Agent as Agent
+    from .actors.errors import AgentError as AgentError
+    from .actors.errors import YieldInsideNursery as YieldInsideNursery
+    from .app.app import App as App
+    from .app.running import RunningApp as RunningApp
+    from .app.running import open_app as open_app
+    from .app.settings import Settings as Settings
+    from .channels.channel import Channel as Channel
+    from .channels.counters import Statistics as Statistics
+    from .channels.errors import AmbiguousRun as AmbiguousRun
+    from .channels.errors import AppNotRunning as AppNotRunning
+    from .channels.errors import BrokerUnavailable as BrokerUnavailable
+    from .channels.errors import BufferFull as BufferFull
+    from .channels.errors import CommitRefused as CommitRefused
+    from .channels.errors import FamulusError as FamulusError
+    from .channels.errors import ImproperlyConfigured as ImproperlyConfigured
+    from .channels.errors import ProduceError as ProduceError
+    from .channels.errors import TopicExists as TopicExists
+    from .channels.errors import TransportError as TransportError
+    from .channels.errors import UnknownTopic as UnknownTopic
+    from .channels.event import Event as Event
+    from .channels.future import FutureMessage as FutureMessage
+    from .channels.hand import current_event as current_event
+    from .channels.message import TP as TP
+    from .channels.message import Message as Message
+    from .channels.message import RecordMetadata as RecordMetadata
+    from .channels.stream import Stream as Stream
+    from .channels.topic import Topic as Topic
+    from .channels.transport import Transport as Transport
+    from .models.codecs import Codec as Codec
+    from .models.errors import DecodeError as DecodeError
+    from .models.errors import EncodeError as EncodeError
+    from .models.record import Record as Record
+    from .models.record import field as field
+    from .supervision.backoff import Backoff as Backoff
+    from .supervision.errors import SupervisorFailed as SupervisorFailed
+    from .supervision.strategies import CrashingSupervisor as CrashingSupervisor
+    from .supervision.strategies import OneForAllSupervisor as OneForAllSupervisor
+    from .supervision.strategies import OneForOneSupervisor as OneForOneSupervisor
+    from .supervision.strategies import RestForOneSupervisor as RestForOneSupervisor
+    from .supervision.view import TreeNode as TreeNode
+
+_EXPORTS = {
+    # an app
+    "App": ".app.app",
+    "RunningApp": ".app.running",
+    "Settings": ".app.settings",
+    "open_app": ".app.running",
+    # agents
+    "Agent": ".actors.agent",
+    "current_agent": ".actors.actor",
+    # channels
+    "Channel": ".channels.channel",
+    "Event": ".channels.event",
+    "FutureMessage": ".channels.future",
+    "Message": ".channels.message",
+    "RecordMetadata": ".channels.message",
+    "Statistics": ".channels.counters",
+    "Stream": ".channels.stream",
+    "TP": ".channels.message",
+    "Topic": ".channels.topic",
+    "Transport": ".channels.transport",
+    "current_event": ".channels.hand",
+    # values
+    "Codec": ".models.codecs",
+    "Record": ".models.record",
+    "field": ".models.record",
+    # supervision; all of it is in famulus.supervision
+    "Backoff": ".supervision.backoff",
+    "CrashingSupervisor": ".supervision.strategies",
+    "OneForAllSupervisor": ".supervision.strategies",
+    "OneForOneSupervisor": ".supervision.strategies",
+    "RestForOneSupervisor": ".supervision.strategies",
+    "TreeNode": ".supervision.view",
+    # errors
+    "AgentError": ".actors.errors",
+    "AmbiguousRun": ".channels.errors",
+    "AppNotRunning": ".channels.errors",
+    "BrokerUnavailable": ".channels.errors",
+    "BufferFull": ".channels.errors",
+    "CommitRefused": ".channels.errors",
+    "DecodeError": ".models.errors",
+    "EncodeError": ".models.errors",
+    "FamulusError": ".channels.errors",
+    "ImproperlyConfigured": ".channels.errors",
+    "ProduceError": ".channels.errors",
+    "SupervisorFailed": ".supervision.errors",
+    "TopicExists": ".channels.errors",
+    "TransportError": ".channels.errors",
+    "UnknownTopic": ".channels.errors",
+    "YieldInsideNursery": ".actors.errors",
+}
+
+__all__ = [  # noqa: PLE0604  # a test holds it equal to the map and to the imports above
+    *_EXPORTS,
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _EXPORTS.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(module, __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

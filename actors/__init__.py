@@ -1,1 +1,1 @@
-
+"""Agents: declared over channels, run as supervised actors, called by others."""

@@ -52,7 +52,13 @@ class TP(NamedTuple):
 
 
 class Tracker(Protocol):
-    """Whoever keeps account of a partition's messages; `Message.release` tells it when one is done."""
+    """Whoever keeps account of a partition's messages; `Message.release` tells it when one is done.
+
+    Attributes:
+        live: the generation whose messages are still to be processed; -1 from revocation on.
+    """
+
+    live: int
 
     def done(self, message: Message) -> None: ...
 

@@ -1,1 +1,16 @@
-"""Records, converters, codecs: what values look like, and how they become bytes and come back."""
+"""Records, converters, codecs: what values look like, and how they become bytes and come back.
+
+Everything above uses `value_serde` and `key_serde`; users use `Record`. Imports nothing else of ours, and not
+trio.
+"""
+
+from . import codecs
+from .codecs import Codec, get_codec
+from .errors import DecodeError, EncodeError, FieldError
+from .record import Record, field
+from .serde import Serde, key_serde, value_serde
+
+__all__ = ["Record", "field"]
+__all__ += ["Codec", "codecs", "get_codec"]
+__all__ += ["Serde", "key_serde", "value_serde"]
+__all__ += ["DecodeError", "EncodeError", "FieldError"]

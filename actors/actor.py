@@ -1,0 +1,187 @@
+"""Actors: the running side of an agent. One `AgentRun` per agent and run, one `Actor` per concurrent actor.
+
+An actor's hand and cursors outlive its incarnations: what was taken and not done is delivered again, to the next
+incarnation, before anything new.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import trio
+
+from ..channels.channel import Channel
+from ..channels.cursor import Cursor
+from ..channels.event import Event
+from ..channels.hand import Hand, current_hand
+from ..channels.runs import Run
+from ..channels.stream import Stream
+from ..supervision import ChildHandle, Supervisor, child, current_child, supervisor, trap_stop
+from .agent import Agent
+from .errors import YieldInsideNursery
+from .failure import Failures
+from .replies import AgentRequest
+
+__all__ = ["Actor", "AgentRun", "current_agent"]
+
+log = logging.getLogger("famulus.agent")
+
+
+class AgentRun:
+    """An agent in a run: its subscription and its actors."""
+
+    def __init__(self, run: Run, agent: Agent[Any, Any]) -> None:
+        self.run = run
+        self.agent = agent
+        options = agent.options
+        self.subscription = agent.channel.subscribe(
+            run, agent.name, shared=options.concurrency > 1, services=run.services
+        )
+        self.failures = Failures(run, agent.name, options.on_failure, options.max_attempts)
+        self.actors = [Actor(self, index) for index in range(options.concurrency)]
+
+    async def start(self, parent: Supervisor) -> ChildHandle:
+        """Subscribe, and start the agent's supervisor with its actors under `parent`."""
+        await self.subscription.start()
+        options = self.agent.options
+        return await parent.start(
+            supervisor(
+                options.supervisor_strategy,
+                *(child(actor.play, name=f"{self.agent.name}[{actor.index}]", shutdown=options.drain) for actor in self.actors),
+                name=self.agent.name,
+            )
+        )
+
+    async def wait_reached(self) -> None:
+        """Wait until every actor has come to its stream."""
+        for actor in self.actors:
+            await actor.reached.wait()
+
+    def __repr__(self) -> str:
+        return f"<AgentRun {self.agent.name} actors={len(self.actors)}>"
+
+
+class Actor:
+    """One of an agent's actors, across its incarnations."""
+
+    def __init__(self, agent_run: AgentRun, index: int) -> None:
+        self._agent_run = agent_run
+        self._agent = agent_run.agent
+        self.index = index
+        self.reached = trio.Event()
+        self._scope: trio.CancelScope | None = None
+        self._hand = Hand(
+            owner=self, prepare=self._prepare, interrupt=self._interrupt, services=agent_run.subscription.services
+        )
+        self._hand.reached = self.reached.set
+
+    @property
+    def agent(self) -> Agent[Any, Any]:
+        return self._agent
+
+    def _prepare(self, event: Event[Any], cursor: Cursor) -> None:
+        event.cursor = cursor
+        event.on_failure = self._agent_run.failures
+        if event.headers:
+            event.request = AgentRequest.find(
+                self._agent_run.run, self._agent.name, event, answers_itself=self._agent.answers
+            )
+
+    def _interrupt(self) -> None:
+        """A rebalance cannot wait any longer for the event in hand."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def play(self) -> None:
+        """One incarnation: run the agent's function over the stream."""
+        trap_stop(self._agent_run.subscription.close)
+        hand = self._hand
+        current_hand.set(hand)
+        this = current_child()
+        while True:
+            hand.give_back()
+            hand.worked = False
+            with trio.CancelScope() as self._scope:
+                try:
+                    await self._perform()
+                except Exception as error:
+                    if hand.worked:
+                        this.progress()
+                    await self._failed(error)
+                    raise
+                return
+            log.info("actor %s[%d] begins again", self._agent.name, self.index)
+
+    async def _perform(self) -> None:
+        agent, hand = self._agent, self._hand
+        stream: Stream[Any] = Stream(self._agent_run.subscription, hand=hand, acks=agent.channel.acks)
+        performance: Any = agent.fun(stream)
+        if agent.answers:
+            async with aclosing(performance):
+                await self._relay(performance)
+        else:
+            await performance
+
+    async def _relay(self, answers: AsyncGenerator[Any, None]) -> None:
+        """Give each answer to whoever asked, and to the sinks; a failed delivery is thrown into the agent."""
+        task = trio.lowlevel.current_task()
+        nurseries = len(task.child_nurseries)
+        failed: Exception | None = None
+        while True:
+            try:
+                value = await (answers.__anext__() if failed is None else answers.athrow(failed))
+            except StopAsyncIteration:
+                return
+            failed = None
+            if len(task.child_nurseries) > nurseries:
+                raise YieldInsideNursery(
+                    f"agent {self._agent.name} yielded inside a nursery of its own: leave `async with "
+                    "trio.open_nursery()` before each yield (PEP 789)"
+                )
+            event = self._hand.event
+            if event is not None and event.request is not None:
+                event.request.answer(value)
+            for sink in self._agent.options.sinks:
+                try:
+                    await _sink(sink, value, event)
+                except Exception as error:
+                    failed = error
+                    break
+
+    async def _failed(self, error: Exception) -> None:
+        """The agent raised: its failure policy takes the event in hand, `on_error` is told."""
+        event = self._hand.drop()
+        if event is not None and not event.acked:
+            event.acked = True
+            self._agent_run.failures(event, error)
+        on_error = self._agent.options.on_error
+        if on_error is not None:
+            try:
+                result = on_error(self._agent, error)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                log.exception("on_error of agent %s raised", self._agent.name)
+
+    def __repr__(self) -> str:
+        return f"<Actor {self._agent.name}[{self.index}] {self._hand!r}>"
+
+
+async def _sink(sink: Any, value: Any, event: Event[Any] | None) -> None:
+    if isinstance(sink, Channel | Agent):
+        await sink.send(value, key=None if event is None else event.key)
+    else:
+        result = sink(value)
+        if inspect.isawaitable(result):
+            await result
+
+
+def current_agent() -> Agent[Any, Any] | None:
+    """The agent whose actor the current task is, or None."""
+    hand = current_hand.get()
+    owner = None if hand is None else hand.owner
+    return owner.agent if isinstance(owner, Actor) else None

@@ -1,0 +1,40 @@
+"""Errors of agents."""
+
+from __future__ import annotations
+
+from ..channels.errors import FamulusError
+
+__all__ = ["AgentError", "YieldInsideNursery"]
+
+
+class AgentError(FamulusError):
+    """An agent did not answer a request: it failed on it, gave none, or ended. Raised at whoever asked.
+
+    Attributes:
+        agent: its name.
+        remote_type: the qualified name of what the agent raised, or "" when it raised nothing.
+        remote_message: the text of that.
+        remote_traceback: the traceback as text, since the failure happened in another task or process.
+    """
+
+    def __init__(
+        self, agent: str, reason: str, *, remote_type: str = "", remote_message: str = "", remote_traceback: str = ""
+    ) -> None:
+        super().__init__(agent, reason)
+        self.agent = agent
+        self.reason = reason
+        self.remote_type = remote_type
+        self.remote_message = remote_message
+        self.remote_traceback = remote_traceback
+
+    def __str__(self) -> str:
+        text = f"agent {self.agent}: {self.reason}"
+        return f"{text}\n\n{self.remote_traceback}" if self.remote_traceback else text
+
+
+class YieldInsideNursery(FamulusError, RuntimeError):
+    """An agent yielded an answer while a nursery of its own was open (PEP 789).
+
+    A failure in that nursery could then cancel whatever happens to run while the agent is suspended. Yield outside
+    of the nursery; flake8-async's rule ASYNC119 finds such code.
+    """

@@ -1,0 +1,253 @@
+"""How agents, topics, channels, tasks and timers are declared: on an App, or on a running one.
+
+`App` and `RunningApp` share these methods; they differ in what becomes of a declaration (`_adopt`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar, overload
+
+import attrs
+
+from ..actors.agent import Agent, AgentOptions, OnError, agent_name, stream_value_type
+from ..actors.failure import OnFailure
+from ..channels.channel import Channel
+from ..channels.errors import ImproperlyConfigured
+from ..channels.runs import Declaration
+from ..channels.stream import Stream
+from ..channels.topic import Topic
+from ..supervision import OneForOneSupervisor, SupervisorStrategy
+
+__all__ = ["AgentDecorator", "Declarations", "TaskDeclaration", "TimerDeclaration"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+TaskFunction = Callable[[], Awaitable[object]]
+F = TypeVar("F", bound=Callable[[], Awaitable[object]])
+
+
+@attrs.frozen
+class TaskDeclaration:
+    """A function to run once when the app is up."""
+
+    name: str
+    fun: TaskFunction
+
+
+@attrs.frozen
+class TimerDeclaration:
+    """A function to run every `interval` seconds."""
+
+    name: str
+    fun: TaskFunction
+    interval: float
+
+
+class AgentDecorator(Protocol):
+    """What `app.agent(...)` returns: it makes an `Agent[T, R]` of a function over a `Stream[T]`."""
+
+    @overload
+    def __call__(self, fun: Callable[[Stream[T]], AsyncIterator[R]], /) -> Agent[T, R]: ...
+    @overload
+    def __call__(self, fun: Callable[[Stream[T]], Awaitable[None]], /) -> Agent[T, None]: ...
+
+
+class Declarations(ABC):
+    """The declaring half of an App."""
+
+    @property
+    @abstractmethod
+    def _declaration(self) -> Declaration:
+        """The App that declared objects belong to."""
+
+    @abstractmethod
+    def _adopt(self, declared: Agent[Any, Any] | Topic[Any] | TaskDeclaration | TimerDeclaration) -> None:
+        """Keep a declaration, and where the app runs, start it."""
+
+    @overload
+    def topic(self, name: str, *, value_type: type[T], key_type: Any = None, key_serializer: str | None = None, value_serializer: str | None = None, partitions: int | None = None, retention: float | timedelta | None = None, compacting: bool | None = None, deleting: bool | None = None, replicas: int | None = None, acks: bool = True, internal: bool = False, maxsize: int | None = None, config: Mapping[str, str] | None = None) -> Topic[T]: ...  # fmt: skip  # noqa: E501
+    @overload
+    def topic(self, name: str, *, value_type: Any = None, key_type: Any = None, key_serializer: str | None = None, value_serializer: str | None = None, partitions: int | None = None, retention: float | timedelta | None = None, compacting: bool | None = None, deleting: bool | None = None, replicas: int | None = None, acks: bool = True, internal: bool = False, maxsize: int | None = None, config: Mapping[str, str] | None = None) -> Topic[Any]: ...  # fmt: skip  # noqa: E501
+    def topic(
+        self,
+        name: str,
+        *,
+        value_type: Any = None,
+        key_type: Any = None,
+        key_serializer: str | None = None,
+        value_serializer: str | None = None,
+        partitions: int | None = None,
+        retention: float | timedelta | None = None,
+        compacting: bool | None = None,
+        deleting: bool | None = None,
+        replicas: int | None = None,
+        acks: bool = True,
+        internal: bool = False,
+        maxsize: int | None = None,
+        config: Mapping[str, str] | None = None,
+    ) -> Topic[Any]:
+        """Describe a topic at the broker. See `Topic` for the arguments.
+
+        Raises:
+            ImproperlyConfigured: an argument is not what it takes.
+        """
+        topic: Topic[Any] = Topic(
+            self._declaration,
+            name,
+            key_type=key_type,
+            value_type=value_type,
+            key_serializer=key_serializer,
+            value_serializer=value_serializer,
+            partitions=partitions,
+            retention=retention,
+            compacting=compacting,
+            deleting=deleting,
+            replicas=replicas,
+            acks=acks,
+            internal=internal,
+            maxsize=maxsize,
+            config=config,
+        )
+        self._adopt(topic)
+        return topic
+
+    @overload
+    def channel(self, name: str | None = None, *, value_type: type[T], key_type: Any = None, key_serializer: str | None = None, value_serializer: str | None = None, maxsize: int | None = None) -> Channel[T]: ...  # fmt: skip  # noqa: E501
+    @overload
+    def channel(self, name: str | None = None, *, value_type: Any = None, key_type: Any = None, key_serializer: str | None = None, value_serializer: str | None = None, maxsize: int | None = None) -> Channel[Any]: ...  # fmt: skip  # noqa: E501
+    def channel(
+        self,
+        name: str | None = None,
+        *,
+        value_type: Any = None,
+        key_type: Any = None,
+        key_serializer: str | None = None,
+        value_serializer: str | None = None,
+        maxsize: int | None = None,
+    ) -> Channel[Any]:
+        """Make a local channel: within a run, through memory, with `maxsize` events of backpressure.
+
+        Raises:
+            ImproperlyConfigured: an argument is not what it takes.
+        """
+        return Channel(
+            self._declaration,
+            name,
+            key_type=key_type,
+            value_type=value_type,
+            key_serializer=key_serializer,
+            value_serializer=value_serializer,
+            maxsize=maxsize,
+        )
+
+    def agent(
+        self,
+        channel: Channel[Any] | str | None = None,
+        *,
+        name: str | None = None,
+        concurrency: int = 1,
+        sink: Sequence[Any] = (),
+        on_error: OnError | None = None,
+        on_failure: OnFailure = "ack",
+        max_attempts: int = 5,
+        supervisor_strategy: SupervisorStrategy | type[SupervisorStrategy] | None = None,
+        help: str | None = None,
+        **topic_options: Any,
+    ) -> AgentDecorator:
+        """Declare a stream processor: a decorator for an async function, or async generator function, over a stream.
+
+        Args:
+            channel: what it reads: a channel, a topic, or a topic's name. By default an internal topic named
+                ``<app id>-<module>.<agent>``, whose value type is the `T` of the function's `Stream[T]`.
+            name: its module and function by default.
+            concurrency, sink, on_error, on_failure, max_attempts, supervisor_strategy: see `AgentOptions`.
+            help: shown by ``famulus agents``; its docstring by default.
+            topic_options: for the topic, where no channel is given; see `Topic`.
+
+        Raises:
+            ImproperlyConfigured: an argument is not what it takes, or the name is taken.
+        """
+        if callable(channel) and not isinstance(channel, Channel):
+            raise ImproperlyConfigured(
+                f"@app.agent was used without parentheses on {getattr(channel, '__name__', channel)!r}: "
+                "write @app.agent() or @app.agent(topic)"
+            )
+        options = AgentOptions(
+            concurrency=concurrency,
+            on_failure=on_failure,
+            max_attempts=max_attempts,
+            supervisor_strategy=OneForOneSupervisor if supervisor_strategy is None else supervisor_strategy,
+            on_error=on_error,
+            sinks=tuple(sink),
+        )
+
+        def decorate(fun: Any) -> Any:
+            full_name = name or agent_name(fun)
+            agent: Agent[Any, Any] = Agent(
+                self._declaration,
+                fun,
+                name=full_name,
+                channel=self._agent_channel(channel, full_name, fun, topic_options),
+                options=options,
+                help=help if help is not None else (fun.__doc__ or "").strip(),
+            )
+            self._adopt(agent)
+            return agent
+
+        return decorate
+
+    def _agent_channel(
+        self, channel: Channel[Any] | str | None, name: str, fun: Callable[..., Any], topic_options: Mapping[str, Any]
+    ) -> Channel[Any]:
+        """The channel that an agent reads: the one given, the topic named, or one named after the agent."""
+        if isinstance(channel, Channel):
+            if topic_options:
+                raise ImproperlyConfigured(
+                    f"agent {name}: {', '.join(sorted(topic_options))} describe a topic, but a channel was given: "
+                    "give them to app.topic(...)"
+                )
+            return channel
+        options = dict(topic_options)
+        options.setdefault("value_type", stream_value_type(fun))
+        if channel is None:
+            options.setdefault("internal", True)
+            channel = f"{self._declaration.id}-{name}"
+        return self.topic(channel, **options)
+
+    @overload
+    def task(self, fun: F, /) -> F: ...
+    @overload
+    def task(self) -> Callable[[F], F]: ...
+    def task(self, fun: F | None = None, /) -> F | Callable[[F], F]:
+        """Run an async function once when the app is up; with or without parentheses.
+
+        A task that returns is done; one that raises is started again, with backoff (`transient`).
+        """
+
+        def declare(fun: F) -> F:
+            self._adopt(TaskDeclaration(agent_name(fun), fun))
+            return fun
+
+        return declare if fun is None else declare(fun)
+
+    def timer(self, interval: float | timedelta) -> Callable[[F], F]:
+        """Run an async function every `interval` seconds, the first time one interval after the app is up.
+
+        Its times are multiples of the interval, however long it takes; a time that it was still busy at is left out. One
+        that raises is started again, with backoff (`permanent`).
+
+        Raises:
+            ImproperlyConfigured: the interval is not more than 0.
+        """
+        seconds = interval.total_seconds() if isinstance(interval, timedelta) else interval
+        if not seconds > 0:
+            raise ImproperlyConfigured(f"timer interval={interval!r}: expected seconds, more than 0")
+
+        def declare(fun: F) -> F:
+            self._adopt(TimerDeclaration(agent_name(fun), fun, seconds))
+            return fun
+
+        return declare

@@ -1,0 +1,90 @@
+"""`Settings`: everything that can be set about a run, as frozen data, with where each value came from being plain.
+
+Precedence, highest first: what is given to `open_app` or on the command line, the environment (`FAMULUS_` and the
+setting's name in capitals), what the `App` was declared with, the defaults here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..channels.errors import ImproperlyConfigured
+from ..channels.options import MessagingOptions, setting
+
+__all__ = ["Settings", "resolve_settings"]
+
+_PREFIX = "FAMULUS_"
+
+
+@attrs.frozen(kw_only=True)
+class Settings(MessagingOptions):
+    """The settings of a run. Times are in seconds; see `MessagingOptions` for those of messaging.
+
+    Raises:
+        ImproperlyConfigured: a value is not what its setting takes; the message names it and what was expected.
+    """
+
+    broker: str = setting("memory://", "URL of the broker: memory://, memory://name, or an installed transport's")
+    client_id: str | None = setting(None, "name under which the broker knows this worker; the app's id by default")
+    version: int = setting(1, "of the app; a higher one starts afresh under topics and a group of its own", low=1)
+    shutdown_timeout: float = setting(10.0, "seconds that closing the broker's connections may take", low=0.001)
+    agent_drain_timeout: float = setting(5.0, "seconds that an agent's event in hand may take at shutdown")
+    task_drain_timeout: float = setting(5.0, "seconds that a task which traps its stop may take at shutdown")
+
+
+def resolve_settings(
+    declared: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Freeze the settings of a run.
+
+    Args:
+        declared: what the App was declared with.
+        overrides: what was given for this run.
+        environment: the process's by default.
+
+    Raises:
+        ImproperlyConfigured: an unknown name, or a value that its setting does not take.
+    """
+    environment = os.environ if environment is None else environment
+    fields = attrs.fields_dict(Settings)
+    values: dict[str, Any] = {}
+    for source in (declared, _from_environment(fields, environment), overrides):
+        for name, value in source.items():
+            if name not in fields:
+                raise ImproperlyConfigured(f"there is no setting {name!r}{_suggest(name, fields)}")
+            values[name] = value
+    return Settings(**values)
+
+
+def _suggest(name: str, fields: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, fields, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(fields))}"
+
+
+def _from_environment(fields: Mapping[str, attrs.Attribute[Any]], environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        variable = _PREFIX + name.upper()
+        text = environment.get(variable)
+        if text is not None:
+            values[name] = _parse(variable, text, field.default)
+    return values
+
+
+def _parse(variable: str, text: str, default: Any) -> Any:
+    """Read a value from text, as the type of the setting's default."""
+    kind = type(default)
+    if kind not in (int, float):
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise ImproperlyConfigured(f"environment variable {variable}={text!r}: expected {expected}") from None

@@ -1,0 +1,317 @@
+"""The conductor: takes batches from the transport's consumer, hands them to every subscriber, commits what is done.
+
+One per run, driven by two supervised tasks, `run` (fetching) and `run_commits`. All its state is in this object and not in
+the tasks, so either may be restarted in the middle of a stream. It never waits for a slow subscriber: partitions
+whose subscribers have no room are left out of the next fetch, and paused at the broker when that lasts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import trio
+
+from ..supervision import trap_stop
+from .counters import Counters
+from .cursor import Cursor
+from .errors import CommitRefused, TransportError
+from .inbox import BatchInbox
+from .ledger import PartitionLedger
+from .message import TP
+from .options import MessagingOptions
+from .producer import Producer
+from .retry import Retry
+from .tracker import PartitionTracker
+from .transport import Assignment, Batch, Consumer, ConsumerOptions, Transport
+
+__all__ = ["Conductor"]
+
+log = logging.getLogger("famulus.conductor")
+
+
+class Conductor:
+    """Subscriptions, assignment and commits of one run."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        producer: Producer,
+        options: MessagingOptions,
+        counters: Counters,
+        *,
+        group: str,
+    ) -> None:
+        self._transport = transport
+        self._producer = producer
+        self._options = options
+        self._counters = counters
+        self._consumer_options = ConsumerOptions(
+            group=group,
+            instance_id=options.consumer_group_instance_id,
+            offset_reset=options.consumer_auto_offset_reset,
+            session_timeout=options.broker_session_timeout,
+            rebalance_timeout=options.broker_rebalance_timeout,
+        )
+        self._inboxes: dict[str, list[BatchInbox]] = {}
+        self._cursors: dict[Cursor, str] = {}
+        self._consumer: Consumer | None = None
+        self._trackers: dict[TP, PartitionTracker] = {}
+        self._sharing: dict[str, int] = {}
+        self._generation = -1
+        self._subscribed: frozenset[str] = frozenset()
+        self._changed = trio.Event()
+        self._assigned = trio.Event()
+        self._stopping = False
+        self._commit_lock = trio.Lock()
+        self._commits_open = False
+        self._commit_due = trio.Event()
+        self._acked = 0
+
+    # -- subscriptions -------------------------------------------------------------------------------------
+
+    def add(self, topic: str, inbox: BatchInbox) -> None:
+        """Give every message of a topic to this inbox too, from what is fetched next."""
+        self._inboxes.setdefault(topic, []).append(inbox)
+        self._assigned = trio.Event()
+        self._changed.set()
+        self.wake()
+
+    def watch(self, topic: str, cursor: Cursor) -> None:
+        """Wait for this cursor's event in hand when partitions of the topic are revoked."""
+        self._cursors[cursor] = topic
+
+    def unwatch(self, cursor: Cursor) -> None:
+        self._cursors.pop(cursor, None)
+
+    def remove(self, topic: str, inbox: BatchInbox) -> None:
+        """Close an inbox. What it holds stays unacknowledged until the topic is read again."""
+        inbox.close()
+        inboxes = self._inboxes.get(topic, [])
+        if inbox in inboxes:
+            inboxes.remove(inbox)
+
+    async def wait_assigned(self) -> None:
+        """Wait until everything that was added has its assignment."""
+        while self._subscribed != frozenset(self._inboxes):
+            await self._assigned.wait()
+
+    @property
+    def partitions(self) -> Mapping[TP, PartitionTracker]:
+        """The partitions that are ours now."""
+        return self._trackers
+
+    @property
+    def generation(self) -> int:
+        return self._generation
+
+    def lag(self, tp: TP) -> int:
+        """Messages of an owned partition that are not acknowledged or not even fetched yet.
+
+        Raises:
+            KeyError: not owned.
+        """
+        tracker = self._trackers[tp]
+        if self._consumer is None:
+            raise KeyError(tp)
+        return self._consumer.highwater(tp) - tracker.ledger.committable
+
+    # -- fetching ------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Fetch and hand over until asked to stop; then give the partitions up, which commits."""
+        trap_stop(self._ask_stop)
+        task_status.started()
+        await self._changed.wait()
+        if self._stopping:
+            return
+        self._subscribed = frozenset()
+        retry = Retry("fetching", self._options, log)
+        try:
+            async with self._transport.open_consumer(self._consumer_options, self) as consumer:
+                self._consumer = consumer
+                while not self._stopping:
+                    try:
+                        await self._step(consumer)
+                    except TransportError as error:
+                        await retry.wait(error)
+                    else:
+                        retry.clear()
+        finally:
+            self._consumer = None
+
+    async def _step(self, consumer: Consumer) -> None:
+        topics = frozenset(self._inboxes)
+        if topics != self._subscribed:
+            await consumer.subscribe(topics)
+            self._subscribed = topics
+            self._assigned.set()
+        for batch in await consumer.fetch(self._room(consumer)):
+            self._deliver(batch)
+
+    def _room(self, consumer: Consumer) -> dict[TP, int]:
+        """What may be fetched now, per partition; long stalls are paused at the broker, and resumed."""
+        now = trio.current_time()
+        room: dict[TP, int] = {}
+        pause: list[TP] = []
+        resume: list[TP] = []
+        for tp, tracker in self._trackers.items():
+            free = tracker.room(self._sharing[tp.topic])
+            if free > 0:
+                room[tp] = free
+                tracker.blocked_since = None
+                if tracker.paused:
+                    tracker.paused = False
+                    resume.append(tp)
+            elif tracker.blocked_since is None:
+                tracker.blocked_since = now
+            elif not tracker.paused and now - tracker.blocked_since >= self._options.stream_pause_after:
+                tracker.paused = True
+                pause.append(tp)
+        if pause:
+            log.info("paused %s: its stream has been full for %g s", _names(pause), self._options.stream_pause_after)
+            consumer.pause(pause)
+        if resume:
+            consumer.resume(resume)
+        return room
+
+    def _deliver(self, batch: Batch) -> None:
+        tracker = self._trackers.get(batch.tp)
+        if tracker is None or tracker.live != batch.generation:
+            return
+        self._counters.messages_received += len(batch.messages)
+        tracker.deliver(batch.messages, batch.next_offset)
+
+    def wake(self) -> None:
+        if self._consumer is not None:
+            self._consumer.wake()
+
+    def _ask_stop(self) -> None:
+        self._stopping = True
+        self._changed.set()
+        self.wake()
+
+    # -- rebalances (the transport calls these) ------------------------------------------------------------
+
+    async def on_assigned(self, assignment: Assignment) -> None:
+        """Open an account for each partition."""
+        consumer = self._consumer
+        if consumer is None:
+            return
+        self._counters.rebalances += 1
+        self._generation = assignment.generation
+        self._trackers = {
+            tp: PartitionTracker(
+                tp,
+                PartitionLedger(assignment.generation, consumer.position(tp)),
+                self._inboxes.setdefault(tp.topic, []),
+                max_span=self._options.stream_max_span,
+                counters=self._counters,
+                on_acked=self._on_acked,
+                on_room=self.wake,
+            )
+            for tp in sorted(assignment.partitions)
+        }
+        self._sharing = {}
+        for tp in self._trackers:
+            self._sharing[tp.topic] = self._sharing.get(tp.topic, 0) + 1
+        self._commits_open = True
+        log.info("generation %d: %d partitions assigned", assignment.generation, len(self._trackers))
+        self.wake()
+
+    async def on_revoked(self, revoked: frozenset[TP], *, lost: bool) -> None:
+        """Let go: stop delivery, wait for what is in hand, flush, commit. When lost, only discard."""
+        trackers = {tp: tracker for tp, tracker in self._trackers.items() if tp in revoked}
+        for tracker in trackers.values():
+            tracker.close()
+        try:
+            if lost:
+                log.warning("lost %s: other workers own them now; what is in hand is discarded", _names(trackers))
+                self._commits_open = False
+                self._interrupt(revoked)
+            elif trackers:
+                await self._drain(revoked)
+                with trio.move_on_after(self._options.producer_flush_timeout):
+                    await self._producer.flush()
+                async with self._commit_lock:
+                    self._commits_open = False
+                    await self._commit(trackers)
+        finally:
+            for tp in trackers:
+                self._trackers.pop(tp, None)
+
+    async def _drain(self, revoked: frozenset[TP]) -> None:
+        with trio.move_on_after(self._options.stream_drain_timeout):
+            for cursor in list(self._cursors):
+                while cursor.holds(revoked):
+                    if cursor.idle is None:
+                        cursor.idle = trio.Event()
+                    await cursor.idle.wait()
+        self._interrupt(revoked)
+
+    def _interrupt(self, revoked: frozenset[TP]) -> None:
+        """Cancel those who still work on what is no longer ours; their event is processed by the next owner."""
+        for cursor in list(self._cursors):
+            if cursor.holds(revoked) and cursor.interrupt is not None and cursor.event is not None:
+                message = cursor.event.message
+                log.warning("cancelled the processing of %s@%d: its partition was revoked", message.tp, message.offset)
+                cursor.interrupt()
+
+    # -- commits -------------------------------------------------------------------------------------------
+
+    def _on_acked(self) -> None:
+        self._acked += 1
+        if self._acked >= self._options.broker_commit_every and not self._commit_due.is_set():
+            self._commit_due.set()
+
+    async def run_commits(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit every `broker_commit_interval` seconds, and early after `broker_commit_every` messages."""
+        task_status.started()
+        while True:
+            with trio.move_on_after(self._options.broker_commit_interval):
+                await self._commit_due.wait()
+            self._commit_due = trio.Event()
+            self._acked = 0
+            await self.commit()
+            if any(tracker.blocked_since is not None and not tracker.paused for tracker in self._trackers.values()):
+                self.wake()
+
+    async def commit(self) -> None:
+        """Commit what is acknowledged now. What the broker refuses is lost, what it cannot take now waits."""
+        async with self._commit_lock:
+            if self._commits_open:
+                await self._commit(self._trackers)
+
+    async def _commit(self, trackers: Mapping[TP, PartitionTracker]) -> None:
+        consumer = self._consumer
+        offsets = {
+            tp: tracker.ledger.committable
+            for tp, tracker in trackers.items()
+            if tracker.ledger.committable > tracker.committed
+        }
+        if consumer is None or not offsets:
+            return
+        try:
+            with trio.fail_after(self._options.broker_commit_timeout):
+                await consumer.commit(offsets, generation=self._generation)
+        except CommitRefused as error:
+            self._counters.commits_failed += 1
+            self._commits_open = False
+            for tracker in trackers.values():
+                tracker.close()
+            log.warning("commit of %s refused, what is in hand is discarded: %s", _names(offsets), error)
+        except (TransportError, trio.TooSlowError) as error:
+            self._counters.commits_failed += 1
+            log.warning("commit of %s failed, it will be tried again: %r", _names(offsets), error)
+        else:
+            self._counters.commits += 1
+            for tp, offset in offsets.items():
+                trackers[tp].committed = offset
+
+    def __repr__(self) -> str:
+        return f"<Conductor generation={self._generation} topics={sorted(self._subscribed)} partitions={len(self._trackers)}>"
+
+
+def _names(partitions: Mapping[TP, object] | list[TP]) -> str:
+    names = sorted(str(tp) for tp in partitions)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,120 @@
+"""`FutureMessage`: the promise that a message will be delivered, and its receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+import trio
+
+from .event import Event
+from .message import TP, ProducerRecord, RecordMetadata
+from .transport import ProduceResult
+
+__all__ = ["DeliveryCallback", "FutureMessage"]
+
+DeliveryCallback = Callable[["FutureMessage"], Awaitable[None] | None]
+"""Called once with the settled future; an awaitable that it returns is awaited by the producer's task."""
+
+
+class FutureMessage:
+    """A message on its way. Await it for its `RecordMetadata`; several tasks may.
+
+    Resource handling: nothing needs to be closed; cancelling an awaiter ends its wait and not the delivery.
+
+    Error handling: awaiting it raises what kept the message out of the log (`ProduceError` and other
+    `TransportError`). A failure that nobody awaits is still logged, counted, and a failure of the event from
+    whose handling the message was sent.
+    """
+
+    __slots__ = (
+        "_error",
+        "_index",
+        "_receipt",
+        "_waiters",
+        "callback",
+        "deadline",
+        "event",
+        "partition",
+        "record",
+        "topic",
+    )
+
+    def __init__(self, topic: str, record: ProducerRecord, *, callback: DeliveryCallback | None = None) -> None:
+        self.topic = topic
+        self.partition = -1
+        self.record = record
+        self.callback = callback
+        self.deadline = 0.0
+        self._receipt: ProduceResult | None = None
+        self._index = 0
+        self._error: Exception | None = None
+        self._waiters: trio.lowlevel.ParkingLot | None = None
+        self.event: Event[Any] | None = None
+
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+        return self._receipt is not None or self._error is not None
+
+    def result(self) -> RecordMetadata:
+        """The receipt.
+
+        Raises:
+            trio.WouldBlock: not delivered yet.
+            TransportError: what kept the message out of the log.
+        """
+        if self._error is not None:
+            raise self._error
+        receipt = self._receipt
+        if receipt is None:
+            raise trio.WouldBlock
+        timestamp, kind = receipt.timestamp, 1
+        if timestamp is None:
+            timestamp, kind = self.record.timestamp or 0.0, 0
+        base = receipt.base_offset
+        offset = base + self._index if base >= 0 else -1
+        return RecordMetadata(
+            self.topic, self.partition, TP(self.topic, self.partition), offset, timestamp, kind
+        )
+
+    def __await__(self) -> Generator[Any, Any, RecordMetadata]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> RecordMetadata:
+        await self.wait_settled()
+        return self.result()
+
+    async def wait_settled(self) -> None:
+        """Wait until the outcome is known, whatever it is."""
+        if self.done():
+            await trio.lowlevel.checkpoint()
+            return
+        if self._waiters is None:
+            self._waiters = trio.lowlevel.ParkingLot()
+        await self._waiters.park()
+
+    def belongs_to(self, event: Event[Any]) -> None:
+        """Make it an output of this event, whose offset then waits for its delivery."""
+        self.event = event
+        event.message.refcount += 1
+
+    def settle(self, receipt: ProduceResult, index: int) -> None:
+        """The broker has it, as number `index` of its batch. Called by the producer."""
+        self._receipt = receipt
+        self._index = index
+        if self.event is not None:
+            self.event.message.release()
+        if self._waiters is not None:
+            self._waiters.unpark_all()
+
+    def fail(self, error: Exception) -> None:
+        """It will not be delivered. Called by the producer."""
+        self._error = error
+        if self.event is not None:
+            self.event.fail(error)
+        if self._waiters is not None:
+            self._waiters.unpark_all()
+
+    def __repr__(self) -> str:
+        state = "failed" if self._error else "delivered" if self._receipt else "pending"
+        return f"<FutureMessage {self.topic} {state}>"

@@ -1,0 +1,49 @@
+"""Waiting between attempts, and saying once what for."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from .errors import TransportError
+from .options import MessagingOptions
+
+__all__ = ["Retry"]
+
+
+class Retry:
+    """Exponential backoff for one activity; logs the first failure and the recovery, not each attempt.
+
+    Args:
+        what: the activity, for the log: "fetching".
+    """
+
+    def __init__(self, what: str, options: MessagingOptions, log: logging.Logger) -> None:
+        self._what = what
+        self._first = options.broker_retry_backoff
+        self._most = options.broker_retry_backoff_max
+        self._next = self._first
+        self._log = log
+        self._reason: str | None = None
+
+    async def wait(self, error: TransportError) -> None:
+        """Wait before the next attempt, longer each time.
+
+        Raises:
+            TransportError: `error` itself, when it is not one that passes by itself.
+        """
+        if not error.retriable:
+            raise error
+        if self._reason is None:
+            self._reason = f"{type(error).__name__}: {error}"
+            self._log.warning("%s waits for the broker: %s", self._what, self._reason)
+        await trio.sleep(self._next)
+        self._next = min(2 * self._next, self._most)
+
+    def clear(self) -> None:
+        """An attempt succeeded."""
+        if self._reason is not None:
+            self._log.info("%s goes on", self._what)
+            self._reason = None
+            self._next = self._first

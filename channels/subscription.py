@@ -1,0 +1,138 @@
+"""Subscriptions: one reader of one channel in one run, be it a single stream or all actors of an agent.
+
+A subscription owns the inbox and the intermediate topics that its streams were regrouped through. The actors of an
+agent share it, each with a cursor of its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .cursor import BadMessage, BatchCursor, Cursor, EventCursor
+from .inbox import BatchInbox, EventInbox
+from .runs import Run
+
+if TYPE_CHECKING:
+    from ..supervision import Supervisor
+    from .channel import Channel
+    from .topic import Topic
+
+__all__ = ["ChannelSubscription", "Subscription", "TopicSubscription"]
+
+
+class Subscription(ABC):
+    """A reader of a channel.
+
+    Attributes:
+        channel: what is read.
+        shared: several streams read it, and an event goes to whichever is idle.
+        services: the supervisor for helpers (the forwarder of a `group_by`); the run's own by default.
+        derived: intermediate subscriptions, by topic name.
+    """
+
+    def __init__(
+        self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False, services: Supervisor | None = None
+    ) -> None:
+        self.run = run
+        self.channel = channel
+        self.name = name
+        self.shared = shared
+        self.services = services
+        self.derived: dict[str, Subscription] = {}
+        self._start_lock = trio.Lock()
+        self._started = False
+        self._closed = False
+
+    async def start(self) -> None:
+        """Begin to receive; again does nothing."""
+        if self._started:
+            return
+        async with self._start_lock:
+            if not self._started:
+                await self._begin()
+                self._started = True
+
+    async def _begin(self) -> None:  # noqa: B027  # a local channel has nothing to do
+        """Declare what has to be, and attach the inbox."""
+
+    @abstractmethod
+    def open_cursor(self) -> Cursor:
+        """A new place in the inbox."""
+
+    async def decode_error(self, bad: BadMessage) -> None:
+        """Tell the channel's handler of undecodable input."""
+        if bad.part == "key":
+            await self.channel.on_key_decode_error(bad.error, bad.message)
+        else:
+            await self.channel.on_value_decode_error(bad.error, bad.message)
+
+    async def partition_count(self) -> int:
+        """How many partitions what it reads has."""
+        return self.run.options.topic_partitions
+
+    def close(self) -> None:
+        """End its streams after the event in hand, the derived ones too."""
+        if not self._closed:
+            self._closed = True
+            self._detach()
+            for subscription in self.derived.values():
+                subscription.close()
+
+    @abstractmethod
+    def _detach(self) -> None: ...
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} of {self.channel!r}>"
+
+
+class ChannelSubscription(Subscription):
+    """A reader of a local channel; gets all that is put into it from now on."""
+
+    def __init__(
+        self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False, services: Supervisor | None = None
+    ) -> None:
+        super().__init__(run, channel, name, shared=shared, services=services)
+        self._inbox = EventInbox(name, channel.bound(run))
+        channel.attach(run, self._inbox)
+
+    def open_cursor(self) -> Cursor:
+        return EventCursor(self._inbox)
+
+    def _detach(self) -> None:
+        self.channel.detach(self.run, self._inbox)
+        self._inbox.close()
+
+
+class TopicSubscription(Subscription):
+    """A reader of a topic."""
+
+    channel: Topic[Any]
+
+    def __init__(
+        self, run: Run, channel: Topic[Any], name: str, *, shared: bool = False, services: Supervisor | None = None
+    ) -> None:
+        super().__init__(run, channel, name, shared=shared, services=services)
+        self._inbox = BatchInbox(name, channel.bound(run), shared=shared, on_room=run.conductor.wake)
+        self._cursors: list[Cursor] = []
+
+    async def _begin(self) -> None:
+        await self.channel.prepare(self.run)
+        self.run.conductor.add(self.channel.name, self._inbox)
+
+    async def partition_count(self) -> int:
+        return await self.run.transport.partition_count(self.channel.name)
+
+    def open_cursor(self) -> Cursor:
+        serdes = self.channel.serdes(self.run)
+        cursor = BatchCursor(self._inbox, serdes.key.loads, serdes.value.loads)
+        self._cursors.append(cursor)
+        self.run.conductor.watch(self.channel.name, cursor)
+        return cursor
+
+    def _detach(self) -> None:
+        self.run.conductor.remove(self.channel.name, self._inbox)
+        for cursor in self._cursors:
+            cursor.close()

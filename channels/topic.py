@@ -1,0 +1,286 @@
+"""`Topic`: a channel with a name at a broker, partitioned, kept in a log, shared by all workers of a group."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from ..models import Serde, key_serde, value_serde
+from .channel import Channel
+from .errors import ImproperlyConfigured, TopicExists
+from .future import DeliveryCallback, FutureMessage
+from .hand import current_hand
+from .message import HeadersArg, ProducerRecord, as_headers
+from .partitioner import partition_for
+from .runs import Declaration, Run, current_run
+from .stream import Stream
+from .subscription import Subscription, TopicSubscription
+from .transport import TopicSpec
+
+__all__ = ["Topic"]
+
+T = TypeVar("T")
+
+log = logging.getLogger("famulus.topic")
+
+
+@attrs.define
+class _TopicState:
+    """A topic in one run: its codecs, built once, and whether it has been created."""
+
+    key: Serde[Any]
+    value: Serde[Any]
+    prepared: bool = False
+    preparing: trio.Lock = attrs.field(factory=trio.Lock)
+
+
+class Topic(Channel[T]):
+    """A description of a topic at the broker. It is source of streams and goal of sends.
+
+    Args:
+        app: the declaration it belongs to.
+        name: at the broker.
+        key_type, value_type: what keys and values are decoded into: a `Record`, an attrs class, a dataclass, a builtin type,
+            `bytes`. Without one, keys are bytes and values whatever the codec gives.
+        key_serializer, value_serializer: codecs, "json" or "raw"; settings of the same names by default.
+        partitions: for its creation; setting `topic_partitions` by default.
+        retention: seconds, or a timedelta, that the broker keeps messages.
+        compacting, deleting: the broker keeps the newest message of each key; drops old ones.
+        replicas: copies, for its creation.
+        acks: acknowledge events automatically; False leaves `event.ack()` to you.
+        internal: the topic is ours: created when missing. Others are never created or altered, unless the broker is
+            embedded in this process or `maybe_declare` is called.
+        maxsize: messages that wait for one reader before its partitions are paused.
+        config: the broker's own settings for its creation, as ``{"cleanup.policy": "compact"}``.
+    """
+
+    def __init__(
+        self,
+        app: Declaration,
+        name: str,
+        *,
+        key_type: Any = None,
+        value_type: Any = None,
+        key_serializer: str | None = None,
+        value_serializer: str | None = None,
+        partitions: int | None = None,
+        retention: float | timedelta | None = None,
+        compacting: bool | None = None,
+        deleting: bool | None = None,
+        replicas: int | None = None,
+        acks: bool = True,
+        internal: bool = False,
+        maxsize: int | None = None,
+        config: Mapping[str, str] | None = None,
+    ) -> None:
+        if not name:
+            raise ImproperlyConfigured("a topic needs a name")
+        if partitions is not None and partitions < 1:
+            raise ImproperlyConfigured(f"topic {name!r} partitions={partitions!r}: expected a whole number of at least 1")
+        super().__init__(
+            app,
+            name,
+            key_type=key_type,
+            value_type=value_type,
+            key_serializer=key_serializer,
+            value_serializer=value_serializer,
+            maxsize=maxsize,
+            acks=acks,
+        )
+        self.partitions = partitions
+        self.retention = retention.total_seconds() if isinstance(retention, timedelta) else retention
+        self.compacting = compacting
+        self.deleting = deleting
+        self.replicas = replicas
+        self.internal = internal
+        self.config = dict(config or {})
+
+    # -- at the broker -------------------------------------------------------------------------------------
+
+    def spec(self, run: Run) -> TopicSpec:
+        """What the topic would be created as in this run."""
+        config = dict(self.config)
+        policies = [name for name, on in (("compact", self.compacting), ("delete", self.deleting)) if on]
+        if policies:
+            config.setdefault("cleanup.policy", ",".join(policies))
+        if self.retention is not None:
+            config.setdefault("retention.ms", str(round(self.retention * 1000)))
+        return TopicSpec(
+            name=self.name,
+            partitions=self.partitions or run.options.topic_partitions,
+            replicas=self.replicas or run.options.topic_replication_factor,
+            config=config,
+        )
+
+    async def maybe_declare(self) -> None:
+        """Create the topic, but only if it does not exist.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: see `current_run`.
+            TransportError: the broker did not create it.
+        """
+        await self._create(current_run(self.app))
+
+    async def _create(self, run: Run) -> None:
+        try:
+            await run.transport.create_topic(self.spec(run))
+        except TopicExists:
+            pass
+        else:
+            log.info("created topic %s", self.name)
+
+    async def prepare(self, run: Run) -> None:
+        """Before it is first read or written in a run: create it, where that is ours to do."""
+        state = self.serdes(run)
+        async with state.preparing:
+            if not state.prepared:
+                if self.internal or run.transport.owns_topics:
+                    await self._create(run)
+                state.prepared = True
+
+    def serdes(self, run: Run) -> _TopicState:
+        """How its keys and values are encoded and decoded in this run."""
+        return run.state(self, lambda: self._make_state(run))
+
+    def _make_state(self, run: Run) -> _TopicState:
+        options = run.options
+        run.producer.declare[self.name] = lambda: self.prepare(run)
+        return _TopicState(
+            key_serde(self.key_type, self.key_serializer, default=options.key_serializer),
+            value_serde(self.value_type, self.value_serializer, default=options.value_serializer),
+        )
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def subscribe(self, run: Run, name: str, *, shared: bool = False, services: Any = None) -> Subscription:
+        return TopicSubscription(run, self, name, shared=shared, services=services)
+
+    def stream(self) -> Stream[T]:
+        """A stream of the topic's messages in the partitions of this worker. Made while running, it may rebalance.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        return super().stream()
+
+    # -- sending -------------------------------------------------------------------------------------------
+
+    def partition_key(self, key: Any, partition: int | None = None) -> int:
+        """The partition that a key belongs to (murmur2 over its bytes, as Kafka's clients do), or `partition`.
+
+        Raises:
+            ImproperlyConfigured: the topic is declared without a number of partitions.
+        """
+        if partition is not None:
+            return partition
+        if self.partitions is None:
+            raise ImproperlyConfigured(f"topic {self.name!r} has no declared number of partitions: give partitions=")
+        run = current_run(self.app)
+        return partition_for(self.serdes(run).key.dumps(key), self.partitions)
+
+    async def send(
+        self,
+        value: Any = None,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        key_serializer: str | None = None,
+        value_serializer: str | None = None,
+        callback: DeliveryCallback | None = None,
+    ) -> FutureMessage:
+        """Hand a message to the producer, waiting for room in its buffer. Await the result for the delivery.
+
+        Sent while an event is in hand, it belongs to that event, whose offset waits for its delivery. A value of None is
+        a tombstone.
+
+        Args:
+            partition: where to write it; chosen by the key by default.
+            timestamp: seconds since the epoch; the time of sending by default.
+            callback: called with the settled promise by the producer's task; what it returns is awaited.
+
+        Raises:
+            EncodeError: key or value cannot be encoded.
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        run = current_run(self.app)
+        future = self._promise(run, key, value, timestamp, headers, key_serializer, value_serializer, callback)
+        if run.pacer.due():
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        await run.producer.wait_room()
+        return self._enqueue(run, future, partition)
+
+    def send_soon(
+        self,
+        value: Any = None,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        key_serializer: str | None = None,
+        value_serializer: str | None = None,
+        callback: DeliveryCallback | None = None,
+    ) -> FutureMessage:
+        """Hand a message to the producer without waiting. See `send`.
+
+        Raises:
+            BufferFull: no room in the producer's buffer.
+            EncodeError: key or value cannot be encoded.
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        run = current_run(self.app)
+        future = self._promise(run, key, value, timestamp, headers, key_serializer, value_serializer, callback)
+        return self._enqueue(run, future, partition)
+
+    async def forward(
+        self, run: Run, key: Any, value: Any, *, raw: bytes | None, headers: HeadersArg
+    ) -> FutureMessage:
+        """Send under a new key; `raw` bytes go as they are, else `value` is encoded."""
+        state = self.serdes(run)
+        payload = state.value.dumps(value) if raw is None else raw
+        future = FutureMessage(self.name, ProducerRecord(state.key.dumps(key), payload, as_headers(headers), time.time()))
+        await run.producer.wait_room()
+        return self._enqueue(run, future, None)
+
+    def _promise(
+        self,
+        run: Run,
+        key: Any,
+        value: Any,
+        timestamp: float | None,
+        headers: HeadersArg,
+        key_serializer: str | None,
+        value_serializer: str | None,
+        callback: DeliveryCallback | None,
+    ) -> FutureMessage:
+        state = self.serdes(run)
+        key_codec, value_codec = state.key, state.value
+        if key_serializer is not None:
+            key_codec = key_serde(self.key_type, key_serializer)
+        if value_serializer is not None:
+            value_codec = value_serde(self.value_type, value_serializer)
+        record = ProducerRecord(
+            None if key is None else key_codec.dumps(key),
+            None if value is None else value_codec.dumps(value),
+            as_headers(headers) if headers else (),
+            time.time() if timestamp is None else timestamp,
+        )
+        return FutureMessage(self.name, record, callback=callback)
+
+    def _enqueue(self, run: Run, future: FutureMessage, partition: int | None) -> FutureMessage:
+        """Into the producer's buffer, as an output of the event in hand."""
+        run.producer.enqueue(future, partition=partition)
+        hand = current_hand.get()
+        if hand is not None and hand.event is not None:
+            future.belongs_to(hand.event)
+        return future

@@ -1,0 +1,111 @@
+"""The account of one assigned partition: its ledger, who reads it, whether it is held back and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .counters import Counters
+from .inbox import BatchInbox
+from .ledger import PartitionLedger
+from .message import TP, Message
+
+__all__ = ["PartitionTracker"]
+
+
+class PartitionTracker:
+    """Made at assignment, closed at revocation; an ack that comes later finds `live` at -1 and changes nothing.
+
+    Attributes:
+        acked: messages acknowledged since the last commit.
+        committed: the offset that was last committed, or started from.
+    """
+
+    __slots__ = (
+        "_counters",
+        "_max_span",
+        "_on_acked",
+        "_on_room",
+        "_span_full",
+        "acked",
+        "blocked_since",
+        "committed",
+        "inboxes",
+        "ledger",
+        "live",
+        "paused",
+        "tp",
+    )
+
+    def __init__(
+        self,
+        tp: TP,
+        ledger: PartitionLedger,
+        inboxes: Sequence[BatchInbox],
+        *,
+        max_span: int,
+        counters: Counters,
+        on_acked: Callable[[], None],
+        on_room: Callable[[], None],
+    ) -> None:
+        self.tp = tp
+        self.ledger = ledger
+        self.inboxes = inboxes
+        self.live = ledger.generation
+        self.acked = 0
+        self.committed = ledger.committable
+        self.blocked_since: float | None = None
+        self.paused = False
+        self._max_span = max_span
+        self._span_full = False
+        self._counters = counters
+        self._on_acked = on_acked
+        self._on_room = on_room
+
+    def done(self, message: Message) -> None:
+        """Every holder has released this message. An ack from an older generation is ignored (law 2)."""
+        if self.ledger.ack(message.offset, message.generation):
+            self.acked += 1
+            self._counters.messages_acked += 1
+            self._on_acked()
+            if self._span_full and self.ledger.span <= self._max_span // 2:
+                self._span_full = False
+                self._on_room()
+
+    def room(self, sharing: int) -> int:
+        """Messages that may be fetched now.
+
+        Args:
+            sharing: how many partitions feed the same inboxes; each gets its part of their room.
+        """
+        if not self.inboxes:
+            return 0
+        if self.ledger.span >= self._max_span:
+            self._span_full = True
+        if self._span_full:
+            return 0
+        free = min(inbox.room for inbox in self.inboxes)
+        if free <= 0:
+            return 0
+        return min(max(1, free // sharing), self._max_span - self.ledger.span)
+
+    def deliver(self, messages: Sequence[Message], next_offset: int) -> None:
+        """Enter a batch into the ledger and hand it to every subscriber."""
+        ledger = self.ledger
+        first, last = messages[0].offset, messages[-1].offset
+        if last - first + 1 == len(messages):
+            ledger.deliver(first, last, next_offset)
+        else:
+            ledger.deliver_offsets([message.offset for message in messages], next_offset)
+        holders = len(self.inboxes)
+        for message in messages:
+            message.refcount = holders
+            message.tracker = self
+        for inbox in self.inboxes:
+            inbox.deliver(messages)
+
+    def close(self) -> None:
+        """Given up: from now on its messages are stale."""
+        self.live = -1
+
+    def __repr__(self) -> str:
+        return f"<PartitionTracker {self.tp} committed={self.committed} committable={self.ledger.committable}>"

@@ -1,0 +1,352 @@
+"""Serdes: what a channel keeps for its keys and its values. Built once per type and codec, then two plain
+callables.
+
+Both directions know tombstones: `None` is `None`, whatever the type.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, get_origin, overload
+
+import attrs
+import orjson
+
+from .build import EXPLAINING, FAST
+from .classes import is_class_like, unwrap
+from .codecs import Codec, JSONCodec, RawCodec, get_codec
+from .containers import failures
+from .errors import DecodeError, EncodeError, FieldError, short
+from .hints import type_name
+from .leaves import Hook
+from .plain import dump_json, plain, shallow_dict
+
+__all__ = ["Serde", "key_serde", "value_serde"]
+
+T = TypeVar("T")
+Loads = Callable[[bytes | None], Any]
+Dumps = Callable[[Any], bytes | None]
+
+SERIALIZER = "__record_serializer__"  # class attribute of records
+
+
+@attrs.frozen(eq=False)
+class Serde(Generic[T]):
+    """How values of one type travel.
+
+    `loads` takes bytes or None and raises `DecodeError`; `dumps` takes a value or None and raises
+    `EncodeError`. Keep the two in local variables where they are called per message.
+    """
+
+    type: Any
+    codec: Codec
+    loads: Callable[[bytes | None], T | None] = attrs.field(repr=False)
+    dumps: Callable[[T | None], bytes | None] = attrs.field(repr=False)
+
+
+_serdes: dict[tuple[Any, int, bool], Serde[Any]] = {}
+_lock = threading.Lock()
+
+
+@overload
+def value_serde(
+    type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "json"
+) -> Serde[T]: ...
+@overload
+def value_serde(
+    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json"
+) -> Serde[Any]: ...
+def value_serde(
+    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json"
+) -> Serde[Any]:
+    """The serde of a value type.
+
+    `type` is a Record, an attrs class, a dataclass, a TypedDict, a NamedTuple or any builtin type; None or
+    Any means untyped: what the codec gives. `serializer` is a codec or its name; without one it is the
+    record's own, raw for `bytes`, else `default`. Where the default is raw, types that raw has no form for
+    (it has bytes, str, int and float) use JSON. Annotations are resolved here: call it when all modules are
+    loaded.
+
+    Raises `LookupError` for an unknown codec, `TypeError` for a type that can't be decoded.
+
+    >>> value_serde(dict[str, int]).loads(b'{"a": "1"}')
+    Traceback (most recent call last):
+    famulus.models.errors.DecodeError: $['a']: expected int, got '1' (str)
+    """
+    tp = unwrap(type)
+    if tp is None or tp is object:
+        tp = Any
+    explicit = serializer if serializer is not None else getattr(get_origin(tp) or tp, SERIALIZER, None)
+    if explicit is not None:
+        codec = get_codec(explicit)
+        if isinstance(codec, RawCodec) and not _has_raw_form(tp):
+            raise TypeError(
+                f"the raw codec has no form for {type_name(tp)}: expected bytes, str, int, float or no type "
+                "at all, or another serializer"
+            )
+    else:
+        codec = get_codec("raw" if tp is bytes else default)
+        if isinstance(codec, RawCodec) and not _has_raw_form(tp):
+            codec = get_codec("json")
+    named = serializer is not None
+    key = (tp, id(codec), named)  # the serde keeps its codec alive, so the id stays its own
+    try:
+        known = _serdes.get(key)
+    except TypeError:  # a type that can't be hashed
+        return _build(tp, codec, named)
+    if known is None:
+        built = _build(tp, codec, named)
+        with _lock:
+            known = _serdes.setdefault(key, built)
+    return known
+
+
+@overload
+def key_serde(
+    type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "raw"
+) -> Serde[T]: ...
+@overload
+def key_serde(
+    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw"
+) -> Serde[Any]: ...
+def key_serde(
+    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw"
+) -> Serde[Any]:
+    """The serde of a key type: as for values, but raw by default.
+
+    Then bytes and untyped keys are bytes as they are, text is UTF-8 and numbers are decimal text, as other
+    Kafka clients write them; other types are JSON.
+
+    >>> key_serde(int).dumps(42), key_serde(str).loads(b"ada")
+    (b'42', 'ada')
+    """
+    return value_serde(type, serializer, default=default)
+
+
+def _build(tp: Any, codec: Codec, named: bool) -> Serde[Any]:
+    if isinstance(codec, RawCodec):
+        loads, dumps = _RAW[tp]
+        return Serde(tp, codec, _raw_loads(loads, tp), _raw_dumps(dumps, tp))
+    loader = _untyped_loads(codec) if tp is Any else _typed_loads(tp, codec)
+    return Serde(tp, codec, loader, _dumps(tp, codec, named))
+
+
+# ---- decoding
+
+
+def _typed_loads(tp: Any, codec: Codec) -> Loads:
+    parse, structure, name = codec.loads, FAST.hook(tp), type_name(tp)
+
+    def loads(data: bytes | None) -> Any:
+        if data is None:
+            return None
+        try:
+            return structure(parse(data), None)
+        except Exception as exc:
+            failed = exc
+        raise _explain(tp, name, codec, data, failed) from failed
+
+    return loads
+
+
+def _untyped_loads(codec: Codec) -> Loads:
+    parse = codec.loads
+
+    def loads(data: bytes | None) -> Any:
+        if data is None:
+            return None
+        try:
+            return parse(data)
+        except Exception as exc:
+            failed = exc
+        raise _undecodable(f"{_codec_name(codec)} data", data, failed) from failed
+
+    return loads
+
+
+def _explain(tp: Any, name: str, codec: Codec, data: bytes, failed: Exception) -> DecodeError:
+    """The second look at a message that was refused: what exactly is wrong, and where."""
+    try:
+        parsed = codec.loads(data)
+    except Exception as exc:
+        return _undecodable(name, data, exc)
+    explain: Hook = EXPLAINING.hook(tp)
+    try:
+        explain(parsed, None)
+    except Exception as exc:
+        return DecodeError(*(e.under("$") for e in failures(exc, "", name, parsed)))
+    return DecodeError(FieldError("$", name, short(parsed), str(failed) or type(failed).__name__))
+
+
+def _undecodable(expected: str, data: object, failed: Exception) -> DecodeError:
+    reason = str(failed) or type(failed).__name__
+    if isinstance(failed, orjson.JSONDecodeError) and failed.doc:
+        reason = f"not JSON: {failed.msg} at line {failed.lineno}, column {failed.colno}"
+    elif isinstance(failed, orjson.JSONDecodeError):
+        reason = f"not JSON: {failed.msg}"
+    elif isinstance(failed, UnicodeDecodeError):
+        reason = f"not UTF-8 at byte {failed.start}"
+    return DecodeError(FieldError("$", expected, short(data), reason))
+
+
+def _codec_name(codec: Codec) -> str:
+    return "JSON" if isinstance(codec, JSONCodec) else repr(codec)
+
+
+# ---- encoding
+
+
+def _dumps(tp: Any, codec: Codec, named: bool) -> Dumps:
+    cls: Any = get_origin(tp) or tp
+    encode: Callable[[Any], bytes] = dump_json if isinstance(codec, JSONCodec) else _plain_first(codec)
+    name = "a value" if tp is Any else type_name(tp)
+    if tp is Any:
+        return _untyped_dumps(encode, named)
+    if is_class_like(tp) and not issubclass(cls, dict):
+        return _class_dumps(tp, cls, name, encode, isinstance(codec, JSONCodec))
+
+    def dumps(value: Any) -> bytes | None:
+        if value is None:
+            return None
+        try:
+            return encode(value)
+        except Exception as exc:
+            raise _unencodable(name, value, exc) from exc
+
+    return dumps
+
+
+def _plain_first(codec: Codec) -> Callable[[Any], bytes]:
+    """Other codecs than JSON are given plain data: they know nothing of records."""
+    encode = codec.dumps
+
+    def dumps(value: Any) -> bytes:
+        return encode(plain(value))
+
+    return dumps
+
+
+def _class_dumps(tp: Any, cls: type, name: str, encode: Callable[[Any], bytes], json: bool) -> Dumps:
+    as_dict: Callable[[Any], Any] = shallow_dict(cls) if json else lambda value: value
+
+    def dumps(value: Any) -> bytes | None:
+        if value.__class__ is cls:
+            try:
+                return encode(as_dict(value))
+            except Exception as exc:
+                raise _unencodable(name, value, exc) from exc
+        if value is None:
+            return None
+        try:
+            data = encode(value)
+            if not isinstance(value, cls):
+                # Not a value of this type, but perhaps one in all but name, such as a dict: only if readers
+                # can decode it.
+                FAST.hook(tp)(plain(value), None)
+        except Exception as exc:
+            reason = "" if isinstance(value, cls) else f"it is no {name}"
+            raise _unencodable(name, value, exc, reason) from exc
+        return data
+
+    return dumps
+
+
+def _untyped_dumps(encode: Callable[[Any], bytes], named: bool) -> Dumps:
+    def dumps(value: Any) -> bytes | None:
+        cls = value.__class__
+        if cls is bytes:
+            return value  # type: ignore[no-any-return]  # the test above is one that mypy does not follow
+        if value is None:
+            return None
+        if not named and getattr(cls, SERIALIZER, None) is not None:
+            return value_serde(cls).dumps(value)  # the record's own serializer
+        try:
+            return encode(value)
+        except Exception as exc:
+            raise _unencodable("a value", value, exc) from exc
+
+    return dumps
+
+
+def _unencodable(name: str, value: Any, exc: Exception, reason: str = "") -> EncodeError:
+    return EncodeError(name, short(value), reason or str(exc) or type(exc).__name__)
+
+
+# ---- raw
+
+
+def _has_raw_form(tp: Any) -> bool:
+    try:
+        return tp in _RAW
+    except TypeError:  # not hashable
+        return False
+
+
+def _untyped_raw(value: Any) -> bytes:
+    cls = value.__class__
+    encode = _RAW[cls][1] if cls in (bytes, str, int, float) else dump_json
+    if getattr(cls, SERIALIZER, None) is not None:
+        return value_serde(cls).dumps(value) or b""
+    return encode(value)
+
+
+def _utf8(value: str) -> bytes:
+    return value.encode()
+
+
+def _number(value: Any) -> bytes:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("it is no number")
+    return str(int(value) if isinstance(value, int) else float(value)).encode("ascii")
+
+
+def _bytes(value: Any) -> bytes:
+    return value if value.__class__ is bytes else RawCodec().dumps(value)
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+_RAW: dict[Any, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
+    Any: (_same, _untyped_raw),
+    bytes: (_same, _bytes),
+    str: (bytes.decode, _utf8),
+    int: (int, _number),
+    float: (float, _number),
+}
+
+
+def _raw_loads(read: Callable[[bytes], Any], tp: Any) -> Loads:
+    name = type_name(tp)
+    if read is _same:
+        return lambda data: data
+
+    def loads(data: bytes | None) -> Any:
+        if data is None:
+            return None
+        try:
+            return read(data)
+        except Exception as exc:
+            failed = exc
+        reason = f"not UTF-8 at byte {failed.start}" if isinstance(failed, UnicodeDecodeError) else ""
+        raise DecodeError(FieldError("$", name, short(data), reason)) from failed
+
+    return loads
+
+
+def _raw_dumps(write: Callable[[Any], bytes], tp: Any) -> Dumps:
+    name = "a value" if tp is Any else type_name(tp)
+
+    def dumps(value: Any) -> bytes | None:
+        if value is None:
+            return None
+        try:
+            return write(value)
+        except EncodeError:
+            raise
+        except Exception as exc:
+            raise _unencodable(name, value, exc) from exc
+
+    return dumps

@@ -1,0 +1,51 @@
+"""What every test of ours has: trio on virtual time under a hard limit, and one seed for all that is random."""
+
+import os
+import random
+from collections.abc import Generator
+from typing import TypeVar
+
+import pytest
+from hypothesis import settings
+
+pytest_plugins = ["famulus.testing.plugin", "pytester"]
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+SEED = int(os.environ.get("FAMULUS_SEED") or random.SystemRandom().randrange(2**32))
+
+# A 2-core machine under load is slow now and then: the hard limit of a test is the deadline.
+settings.register_profile("famulus", deadline=None, print_blob=True)
+settings.load_profile("famulus")
+
+
+def pytest_report_header() -> str:
+    return f"FAMULUS_SEED={SEED}"
+
+
+@pytest.fixture
+def seed() -> int:
+    """For torture runs: `random.Random(seed)`. Set FAMULUS_SEED to the printed number to see a run again."""
+    return SEED
+
+
+# In CI nothing may be skipped: there a skip is a failure.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _no_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _no_skip((yield))
+
+
+def _no_skip(report: Report) -> Report:
+    if os.environ.get("FAMULUS_CI") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which FAMULUS_CI forbids: {report.longrepr}"
+    return report
