@@ -219,6 +219,7 @@ class RunningApp(Declarations):
                     agent_run.agent.name,
                     self.settings.stream_ready_timeout,
                 )
+        self._run.conductor.begin()
         await self._run.conductor.wait_assigned()
 
 

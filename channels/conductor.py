@@ -62,20 +62,34 @@ class Conductor:
         self._subscribed: frozenset[str] = frozenset()
         self._changed = trio.Event()
         self._assigned = trio.Event()
+        self._begun = False
         self._stopping = False
         self._commit_lock = trio.Lock()
         self._commits_open = False
         self._commit_due = trio.Event()
         self._acked = 0
+        self._refused: tuple[float, CommitRefused] | None = None
 
     # -- subscriptions -------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Subscribe and fetch from now on; until then additions are only collected.
+
+        So agents that start one after the other cause one rebalance and not many, and all of them get the first message.
+        """
+        self._begun = True
+        self._announce()
 
     def add(self, topic: str, inbox: BatchInbox) -> None:
         """Give every message of a topic to this inbox too, from what is fetched next."""
         self._inboxes.setdefault(topic, []).append(inbox)
         self._assigned = trio.Event()
-        self._changed.set()
-        self.wake()
+        self._announce()
+
+    def _announce(self) -> None:
+        if self._begun and self._inboxes:
+            self._changed.set()
+            self.wake()
 
     def watch(self, topic: str, cursor: Cursor) -> None:
         """Wait for this cursor's event in hand when partitions of the topic are revoked."""
@@ -126,6 +140,7 @@ class Conductor:
         if self._stopping:
             return
         self._subscribed = frozenset()
+        self._refused = None
         retry = Retry("fetching", self._options, log)
         try:
             async with self._transport.open_consumer(self._consumer_options, self) as consumer:
@@ -141,6 +156,8 @@ class Conductor:
             self._consumer = None
 
     async def _step(self, consumer: Consumer) -> None:
+        if self._refused is not None and trio.current_time() - self._refused[0] >= self._options.broker_session_timeout:
+            raise self._refused[1]  # no rebalance came of it: the supervisor has us join anew
         topics = frozenset(self._inboxes)
         if topics != self._subscribed:
             await consumer.subscribe(topics)
@@ -200,6 +217,7 @@ class Conductor:
             return
         self._counters.rebalances += 1
         self._generation = assignment.generation
+        self._refused = None
         self._trackers = {
             tp: PartitionTracker(
                 tp,
@@ -273,7 +291,8 @@ class Conductor:
             self._commit_due = trio.Event()
             self._acked = 0
             await self.commit()
-            if any(tracker.blocked_since is not None and not tracker.paused for tracker in self._trackers.values()):
+            stalled = any(tracker.blocked_since is not None and not tracker.paused for tracker in self._trackers.values())
+            if stalled or self._refused is not None:
                 self.wake()
 
     async def commit(self) -> None:
@@ -297,6 +316,7 @@ class Conductor:
         except CommitRefused as error:
             self._counters.commits_failed += 1
             self._commits_open = False
+            self._refused = (trio.current_time(), error)
             for tracker in trackers.values():
                 tracker.close()
             log.warning("commit of %s refused, what is in hand is discarded: %s", _names(offsets), error)

@@ -101,26 +101,26 @@ class MemoryTransport(Transport):
             default_partitions=self.options.default_partitions,
         )
         self._consumers[options.group] = consumer
-        failure: Exception | None = None
+        errors: list[BaseException] = []
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(consumer.run_membership, name=f"member of {options.group}")
                 try:
                     yield consumer
                 except Exception as error:
-                    failure = error
+                    errors.append(error)  # it shall leave bare, not in the nursery's group
                 finally:
                     consumer.ask_close()
                     await consumer.closed.wait()
         except BaseExceptionGroup as group:
-            errors = list(group.exceptions) if failure is None else [failure, *group.exceptions]
-            if len(errors) > 1:
-                raise BaseExceptionGroup(f"a consumer of group {options.group!r} failed", errors) from None
-            raise errors[0] from None
+            errors += group.exceptions
         finally:
             del self._consumers[options.group]
-        if failure is not None:
-            raise failure
+            consumer.release_waiters()
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup(f"a consumer of group {options.group!r} failed", errors)
 
     async def _ready(self) -> None:
         """A checkpoint; then the transport must be open and the broker there."""

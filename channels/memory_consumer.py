@@ -73,8 +73,11 @@ class MemoryConsumer(Consumer):
             if self._member is not None:
                 self._group.remove(self._member)
             self.closed.set()
-            self._news.set()
-            self._settled.unpark_all()
+
+    def release_waiters(self) -> None:
+        """End the waits of other tasks, once the consumer is closed. (The body's own were cancelled.)"""
+        self._news.set()
+        self._settled.unpark_all()
 
     def ask_close(self) -> None:
         """End `run_membership`, once the callback under way has returned."""

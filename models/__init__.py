@@ -7,7 +7,8 @@ trio.
 from . import codecs
 from .codecs import Codec, get_codec
 from .errors import DecodeError, EncodeError, FieldError
-from .record import Record, field
+from .fields import field
+from .record import Record
 from .serde import Serde, key_serde, value_serde
 
 __all__ = ["Record", "field"]

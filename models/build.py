@@ -169,8 +169,8 @@ class Builder:
         except (StructureHandlerNotFoundError, TypeError) as exc:
             raise TypeError(
                 f"{type_name(tp)} is not a type that values can be decoded to: expected a Record, an attrs "
-                "class, a dataclass, TypedDict, NamedTuple, Enum, Literal, union, list, tuple, set, dict, str, int, "
-                "float, bool, bytes, datetime, date, time, Decimal, UUID or None"
+                "class, a dataclass, TypedDict, NamedTuple, Enum, Literal, union, list, tuple, set, dict, "
+                "str, int, float, bool, bytes, datetime, date, time, Decimal, UUID or None"
             ) from exc
 
         def foreign(value: Any, _: Any = None) -> Any:

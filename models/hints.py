@@ -54,7 +54,7 @@ def seen_names(annotations: Mapping[str, Any], frame: types.FrameType | None) ->
     found: dict[str, Any] = {}
     while frame is not None and frame.f_locals is not frame.f_globals:
         local = frame.f_locals
-        for name in wanted & local.keys():
+        for name in wanted.intersection(local):
             found.setdefault(name, local[name])
         if "__qualname__" not in local:  # a function; a class body is looked out of
             break

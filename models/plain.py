@@ -23,6 +23,10 @@ import orjson
 __all__ = ["dump_json", "plain", "shallow_dict"]
 
 OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
+if orjson.dumps(time(0, 0, 0, 10_000)) != b'"00:00:00.010000"':
+    # orjson 3.13.0 loses a zero in a `time` of 10,000 to 99,999 microseconds. It can be told to leave all of
+    # datetime to us, not `time` alone.
+    OPTIONS |= orjson.OPT_PASSTHROUGH_DATETIME
 
 _hooks: dict[type, Callable[[Any], Any]] = {}
 

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, Never, Self, TypeVar, dataclass_transform
 
 import attrs
-from attrs import field
 
 from .codecs import Codec, get_codec
+from .fields import field
 from .hints import SCOPE, remember, seen_names
 from .plain import plain, shallow_dict
 from .serde import SERIALIZER, value_serde
@@ -121,7 +121,7 @@ class Record(metaclass=RecordMeta, abstract=True):
     Options of the class statement, `class Order(Record, frozen=True)`; another one raises `TypeError`:
 
     - `serializer`: a codec or its name, used where neither topic nor call names one. Inherited.
-    - `frozen`: instances cannot be changed and can be hashed. Inherited.
+    - `frozen`: instances cannot be changed and can be hashed. Inherited, but type checkers want it repeated.
     - `kw_only`: the fields declared here are keyword arguments only.
     - `abstract`: has no instances, only subclasses. Not inherited.
     """

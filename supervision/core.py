@@ -2,7 +2,7 @@
 that out.
 
 Restarts under one-for-one happen in the task that has just ended; the supervisor's own task
-(:meth:`Supervisor._run`) starts the declared children, carries out group restarts, and stops everything in
+(:mod:`.serving`) starts the declared children, carries out group restarts, and stops everything in
 reverse order at the end.
 """
 
@@ -30,6 +30,7 @@ from .groups import GroupRestarts
 from .handle import ChildHandle, ChildState, current_child, trap_stop
 from .plans import exit_verdict
 from .runner import Incarnation, without_cancelled
+from .serving import serve
 from .specs import ChildSpec, Spec, SupervisorSpec, check_siblings
 from .strategies import CrashingSupervisor, SupervisorStrategy
 from .view import Counts, TreeNode
@@ -361,62 +362,6 @@ class Supervisor:
 
     # ---- the supervisor's own task
 
-    async def _run(self, specs: tuple[Spec, ...], started: Callable[[Supervisor], object]) -> None:
-        """Start the declared children, call ``started``, serve until something ends it, stop all children.
-
-        Raises:
-            SupervisorFailed: It gave up.
-            Exception: The failure of a declared child's start, bare.
-            BaseException: KeyboardInterrupt or SystemExit out of a child; Cancelled if it was cancelled.
-        """
-        cut: BaseException | None = None
-        start_failure: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                try:
-                    start_failure = await self._start_declared(specs)
-                    if not self._ending:
-                        self.state = "running"
-                        started(self)
-                    while not self._ending:
-                        await (self._groups.step() if self._groups.pending else self._listen())
-                    await self._stop_children(drain=True)
-                except BaseException as exc:
-                    cut = exc
-                    self._end()
-                    with trio.CancelScope(shield=True):
-                        await self._stop_children(drain=False)
-        finally:
-            failure = self._ending_reason() or start_failure or cut
-            self.state = "stopped" if failure is None or failure is cut else "failed"
-            self._done.set()
-        if failure is not None:
-            raise failure
-
-    async def _start_declared(self, specs: tuple[Spec, ...]) -> BaseException | None:
-        for spec in specs:
-            if self._ending:
-                return None
-            run = self._launch(self._adopt(spec), by_hand=True, listener=self._ring)
-            while not (self._ending or run.settled):
-                await self._listen()
-            if run.ready_at is None and not self._ending:
-                self._end()
-                failure = run.failure or SupervisorStopping(f"child {spec.name!r} was stopped while starting")
-                failure.add_note(f"this was the start of child {spec.name!r} of supervisor {self.path!r}")
-                return failure
-        return None
-
-    async def _stop_children(self, drain: bool) -> None:
-        for handle in reversed(tuple(self._children.values())):
-            run = handle._run
-            if run is not None:
-                self._ask(handle, run, drain)
-                await run.gone()
-            elif handle.state == "backoff":
-                self._retire(handle, "stopped")
-
     def _ending_reason(self) -> BaseException | None:
         if len(self._fatal) > 1:
             return BaseExceptionGroup(f"children of supervisor {self.path!r} asked to exit", self._fatal)
@@ -451,10 +396,9 @@ def _start_soon(nursery: trio.Nursery, run: Incarnation, args: tuple[Any, ...], 
     nursery.start_soon(run.run, *args, name=label)
 
 
-async def _run_nested(spec: SupervisorSpec, *, task_status: Incarnation) -> None:
+async def _run_nested(spec: SupervisorSpec, *, task_status: trio.TaskStatus[Supervisor]) -> None:
     """What the incarnation of a nested supervisor runs."""
     handle = current_child()
     nested = handle._nested = Supervisor(spec.strategy, spec.name, handle=handle)
-    trap_stop()
-    task_status.on_asked = nested._end
-    await nested._run(spec.children, task_status.started)
+    trap_stop(nested._end)
+    await serve(nested, spec.children, task_status.started)

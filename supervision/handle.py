@@ -118,6 +118,10 @@ class ChildHandle:
             raise RuntimeError(f"child {self.label!r} {why}")
         return self._nested
 
+    def progress(self) -> None:
+        """Set :attr:`progressed`."""
+        self.progressed = True
+
     async def terminate(self) -> None:
         """Stop it, with its shutdown time, and keep it stopped until :meth:`restart`; a temporary child is
         forgotten.
@@ -201,8 +205,9 @@ def trap_stop(on_request: Callable[[], object] | None = None) -> StopRequest:
     return.
 
     Args:
-        on_request: Called when the request comes (at once if it came already), for a child that waits elsewhere than
-            in the request's ``wait()``; it must not block.
+        on_request: Called when the request comes (at once if it came already), for a child that waits
+            elsewhere than in the request's ``wait()``; it must not block. If it raises, the child is
+            cancelled.
 
     Raises:
         RuntimeError: Not called inside a supervised child.
@@ -213,10 +218,7 @@ def trap_stop(on_request: Callable[[], object] | None = None) -> StopRequest:
     if run.trap is None:
         run.trap = StopRequest()
         if run.stopping:
-            run.trap._event.set()
+            run.trap.request()
     if on_request is not None:
-        if run.trap.requested:
-            on_request()
-        else:
-            run.on_asked = on_request
+        run.trap.listen(on_request)
     return run.trap

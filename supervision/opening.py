@@ -9,6 +9,7 @@ import trio
 
 from .core import Supervisor
 from .errors import is_fatal
+from .serving import serve
 from .specs import Spec, check_siblings
 from .strategies import OneForOneSupervisor, StrategyLike, as_strategy
 
@@ -80,7 +81,7 @@ class _Root:
     async def run(self) -> None:
         try:
             with self.scope:
-                await self.supervisor._run(self.children, lambda _: self.settled.set())
+                await serve(self.supervisor, self.children, lambda _: self.settled.set())
         except BaseException as exc:
             self.failure = exc
         self.done = True

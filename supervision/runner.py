@@ -26,10 +26,11 @@ _LONGEST_REPORT = 600.0
 class StopRequest:
     """What :func:`trap_stop` returns: how a child learns that it should finish and return."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "_listeners")
 
     def __init__(self) -> None:
         self._event = trio.Event()
+        self._listeners: list[Callable[[], object]] = []
 
     @property
     def requested(self) -> bool:
@@ -39,6 +40,19 @@ class StopRequest:
     async def wait(self) -> None:
         """Return once the child has been asked to stop."""
         await self._event.wait()
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Have ``listener`` called when the request comes, or at once if it came already."""
+        if self.requested:
+            listener()
+        else:
+            self._listeners.append(listener)
+
+    def request(self) -> None:
+        """Ask. Only supervisors call this."""
+        self._event.set()
+        for listener in self._listeners:
+            listener()
 
     def __repr__(self) -> str:
         return f"<StopRequest {'requested' if self.requested else 'pending'}>"
@@ -72,7 +86,6 @@ class Incarnation:
         "ended",
         "failure",
         "listener",
-        "on_asked",
         "ready_at",
         "scope",
         "stopping",
@@ -105,7 +118,6 @@ class Incarnation:
         self.stopping = False  # its end is wanted
         self.asked = False  # … and it was asked for it, having trapped
         self.trap: StopRequest | None = None
-        self.on_asked: Callable[[], object] | None = None
 
     @property
     def settled(self) -> bool:
@@ -161,9 +173,11 @@ class Incarnation:
             if not self.asked:
                 self.asked = True
                 self.scope.deadline = trio.current_time() + shutdown
-                self.trap._event.set()
-                if self.on_asked is not None:
-                    self.on_asked()
+                try:
+                    self.trap.request()
+                except Exception as failure:  # a child that cannot hear the request must not outlive it
+                    report.hook_failed(self._owner.label, "trap_stop", failure)
+                    self.scope.cancel()
         else:
             self.scope.cancel()
 

@@ -11,10 +11,10 @@ It is no automatic entry point, since it takes every async test that no other pl
 - ``@pytest.mark.real_time``: this test runs on the real clock.
 - ``@pytest.fixture`` functions may be async (function scope): they are entered in the run of the test, in the
   task of the test, and left in reverse order.
-- ``@pytest.mark.hard_timeout(seconds)``: real seconds a test may take; the ini option
+- ``@pytest.mark.hard_timeout(seconds, grace=5)``: real seconds a test may take; the ini option
   ``famulus_hard_timeout`` is the default (60). A test over its limit fails, an async one with a list of its
-  tasks and where each waits. If that does not end it within 5 more seconds (a blocked loop, a shield), the
-  stacks of all threads are printed and the process exits with code 1.
+  tasks and where each waits. If that does not end it within `grace` more seconds (a blocked loop, a shield),
+  the stacks of all threads are printed and the process exits with code 1. 0 seconds means no limit.
 - A test that leaves system tasks of its own behind fails.
 """
 
@@ -36,7 +36,7 @@ from .clock import VirtualClock
 
 __all__ = ["virtual_clock"]
 
-_GRACE = 5.0  # seconds between asking a test to end and ending the process
+_GRACE = 5.0  # seconds between asking a test to end and ending the process; a marker may set its own
 
 _TRIO_CORE = os.path.dirname(trio.__file__) + os.sep + "_core"
 _guard_key = pytest.StashKey["_Guard"]()
@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_time: run this async test on the real clock")
-    config.addinivalue_line("markers", "hard_timeout(seconds): real seconds this test may take")
+    config.addinivalue_line("markers", "hard_timeout(seconds, grace=5): real seconds this test may take")
     # Capturing is off at this point, so this is the terminal; captured output would be lost with the process.
     config.stash[_stderr_key] = os.fdopen(os.dup(2), "w")
 
@@ -190,10 +190,14 @@ class _AsyncFixture:
 class _Guard:
     """One test and its limit: SIGALRM asks the test to end, then faulthandler's C thread ends the process."""
 
-    def __init__(self, name: str, seconds: float, stderr: IO[str]) -> None:
+    def __init__(self, item: pytest.Item) -> None:
+        marker = item.get_closest_marker("hard_timeout")
+        seconds = float(marker.args[0] if marker else item.config.getini("famulus_hard_timeout"))
+        self.enabled = seconds > 0 and not item.config.getoption("usepdb")
         self.seconds = seconds
-        self._stderr = stderr
-        self._over = f"{name}: over {seconds} s of real time"
+        self.grace = float(marker.kwargs.get("grace", _GRACE) if marker else _GRACE)
+        self._stderr = item.config.stash[_stderr_key]
+        self._over = f"{item.nodeid}: over {seconds} s of real time"
         self._scope: trio.CancelScope | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._report: str | None = None
@@ -201,7 +205,7 @@ class _Guard:
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
         """The last resort: setup, call and teardown together get the limit and the grace."""
-        faulthandler.dump_traceback_later(self.seconds + _GRACE, exit=True, file=self._stderr)
+        faulthandler.dump_traceback_later(self.seconds + self.grace, exit=True, file=self._stderr)
         try:
             yield
         finally:
@@ -273,10 +277,8 @@ def _task_tree() -> str:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    marker = item.get_closest_marker("hard_timeout")
-    seconds = float(marker.args[0] if marker else item.config.getini("famulus_hard_timeout"))
-    guard = item.stash[_guard_key] = _Guard(item.nodeid, seconds, item.config.stash[_stderr_key])
-    if seconds <= 0 or item.config.getoption("usepdb"):
+    guard = item.stash[_guard_key] = _Guard(item)
+    if not guard.enabled:
         return (yield)
     with guard.armed():
         return (yield)
@@ -286,7 +288,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     __tracebackhide__ = True
     guard = item.stash[_guard_key]
-    if guard.seconds <= 0 or item.config.getoption("usepdb"):
+    if not guard.enabled:
         return (yield)
     with guard.alarm():
         return (yield)

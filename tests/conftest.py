@@ -1,4 +1,4 @@
-"""What every test of ours has: trio on virtual time under a hard limit, and one seed for all that is random."""
+"""What every test of ours has: trio on virtual time, a hard limit, and one seed for all that is random."""
 
 import os
 import random
@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import pytest
 from hypothesis import settings
+
+from famulus.channels.memory import MemoryBroker
 
 pytest_plugins = ["famulus.testing.plugin", "pytester"]
 
@@ -49,3 +51,11 @@ def _no_skip(report: Report) -> Report:
         report.outcome = "failed"
         report.longrepr = f"skipped, which FAMULUS_CI forbids: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest) -> Generator[MemoryBroker, None, None]:
+    """A named memory broker of this test alone, to look into and to order faults from; its URL is `url_of(broker)`."""
+    name = f"test-{request.node.nodeid.replace('/', '.')}".replace("[", "-").replace("]", "").replace("::", "-")
+    yield MemoryBroker.named(name)
+    MemoryBroker.forget(name)

@@ -243,19 +243,21 @@ def test_none_is_a_tombstone_for_every_type(tp: Any, make: Callable[[Any], Any])
             "send it as a string",
         ),
         (defaultdict[str, int], b'{"a":"x"}', "$['a']: expected int, got 'x' (str)"),
-        (
-            int,
-            b'{"a":}',
-            "$: expected int, got b'{\"a\":}' (bytes): not JSON: unexpected character at line 1, column 6",
-        ),
-        (Order, b"\xff", "$: expected Order, got b'\\xff' (bytes): not JSON: str is not valid UTF-8"),
-        (None, b"", "$: expected JSON data, got b'' (bytes): not JSON: Input is a zero-length, empty document"),
+        (Order, b"\xff", "$: expected Order, got b'\\xff' (bytes): not JSON: "),
+        (None, b"", "$: expected JSON data, got b'' (bytes): not JSON: "),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name_and_place(tp: Any, data: bytes, message: str) -> None:
     error = decode_error(tp, data)
     assert str(error).startswith(message)
     assert len(error.errors) == 1
+
+
+def test_undecodable_bytes_say_where_the_codec_stopped() -> None:
+    error = decode_error(Order, b'{"a":\n 1,}')
+    assert (error.path, error.expected) == ("$", "Order")
+    assert error.reason.startswith("not JSON: ")
+    assert " at line 2, column " in error.reason
 
 
 def test_all_bad_fields_are_told_and_the_first_is_the_message() -> None:
@@ -305,15 +307,10 @@ def test_a_deeply_nested_message_is_an_error_not_a_crash() -> None:
     class Node(Record):
         next: "Node | None" = None
 
-    depth = 900
-    error_or_value = None
-    try:
-        error_or_value = value_serde(Node).loads(b'{"next":' * depth + b"null" + b"}" * depth)
-    except DecodeError as exc:
-        error_or_value = exc
-    assert error_or_value is not None
-    error = decode_error(Node, b'{"next":' * 200 + b"7" + b"}" * 200)
-    assert error.path == "$" + ".next" * 200
+    assert decode_error(Node, b'{"next":' * 200 + b"7" + b"}" * 200).path == "$" + ".next" * 200
+    for depth in (1000, 5000):  # beyond Python's recursion limit, beyond orjson's
+        with pytest.raises(DecodeError):
+            value_serde(Node).loads(b'{"next":' * depth + b"7" + b"}" * depth)
 
 
 # ---- keys and raw
@@ -358,7 +355,7 @@ def test_a_raw_key_that_does_not_fit_is_refused() -> None:
         key_serde(str).loads(b"a\xff")
     for tp, value in ((int, "1"), (int, True), (str, 1), (bytes, 1), (str, b"x")):
         with pytest.raises(EncodeError, match=f"as {tp.__name__}"):
-            key_serde(tp).dumps(value)  # type: ignore[arg-type]  # that is the test
+            key_serde(tp).dumps(value)
 
 
 def test_a_key_with_a_named_serializer_uses_it() -> None:
@@ -483,10 +480,16 @@ def test_a_serde_is_built_once() -> None:
     assert value_serde(list[int]) is value_serde(list[int])
     assert value_serde(list[int]) is not value_serde(list[bool])
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        value_serde(Order).loads = None  # type: ignore  # noqa: PGH003 - that is the test
+        value_serde(Order).loads = None  # type: ignore  # that is the test
 
 
 @pytest.mark.parametrize("tp", [Callable[[], None], type(lambda: None), typing.TypeVar])
 def test_a_type_that_cannot_be_decoded_is_refused_when_declared(tp: Any) -> None:
     with pytest.raises(TypeError, match="is not a type that values can be decoded to"):
         value_serde(tp)
+
+
+@pytest.mark.parametrize("microsecond", [1, 9_999, 10_000, 99_999, 100_000])
+def test_times_keep_their_microseconds(microsecond: int) -> None:
+    clock = time(1, 2, 3, microsecond)
+    assert value_serde(time).loads(value_serde(time).dumps(clock)) == clock

@@ -38,7 +38,12 @@ def test_rest_for_one_of_the_last_child_takes_nobody_along() -> None:
 
 
 def test_temporary_children_that_are_taken_along_are_dropped() -> None:
-    children = [ChildView("a", "temporary"), ChildView("b"), ChildView("c", "temporary"), ChildView("d", "transient")]
+    children = [
+        ChildView("a", "temporary"),
+        ChildView("b"),
+        ChildView("c", "temporary"),
+        ChildView("d", "transient"),
+    ]
     assert plan(children, "b", RestForOneSupervisor()) == Plan(stop=("d", "c"), drop=("c",), start=("b", "d"))
 
 

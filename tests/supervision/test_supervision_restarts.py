@@ -2,6 +2,7 @@
 
 import contextvars
 import logging
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -73,7 +74,7 @@ async def test_the_backoff_doubles_and_begins_again_after_a_quiet_time() -> None
     async with open_supervisor(OneForOneSupervisor(max_restarts=inf, backoff=backoff)) as sup:
         await sup.start(child(crash_at_once_thrice_then_run_a_minute))
         await trio.sleep(200)
-    assert [b - a for a, b in zip(began, began[1:], strict=False)] == [1, 2, 4, 61, 2]
+    assert [b - a for a, b in pairwise(began)] == [1, 2, 4, 61, 2]
 
 
 async def test_a_child_in_backoff_says_so() -> None:
@@ -85,9 +86,7 @@ async def test_a_child_in_backoff_says_so() -> None:
         assert (handle.state, handle.alive) == ("running", True)
 
 
-@pytest.mark.parametrize(
-    ("restart", "runs"), [("permanent", 4), ("transient", 1), ("temporary", 1)]
-)
+@pytest.mark.parametrize(("restart", "runs"), [("permanent", 4), ("transient", 1), ("temporary", 1)])
 async def test_only_a_permanent_child_is_restarted_after_a_return(restart: Restart, runs: int) -> None:
     began: list[None] = []
 
@@ -146,7 +145,9 @@ async def test_too_many_incidents_make_the_supervisor_give_up_with_their_history
     assert "-3.000 s  flaky #1: Boom: 1" in text
     assert "Look at the last failure first" in text
     assert (sup.state, sup.children["flaky"].state, sup.children["sibling"].state) == (
-        "failed", "failed", "stopped",
+        "failed",
+        "failed",
+        "stopped",
     )
 
 
@@ -183,7 +184,7 @@ async def test_progress_clears_the_backoff_and_the_window() -> None:
         await trio.sleep(19)
         assert len(sup.incidents) == 1
         assert handle.progressed is False
-    assert {b - a for a, b in zip(began, began[1:], strict=False)} == {2}
+    assert {b - a for a, b in pairwise(began)} == {2}
     assert len(began) == 10
 
 
@@ -292,7 +293,9 @@ async def test_the_exit_hook_runs_at_each_incarnations_end_before_the_restart() 
     assert seen == [("running", 1, "Boom(1)"), ("running", 2, "Boom(2)"), ("stopping", 3, "None")]
 
 
-async def test_a_failing_hook_is_logged_and_counted_and_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_hook_is_logged_and_counted_and_hurts_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def hook(handle: ChildHandle, reason: BaseException | None) -> None:
         raise Boom("hook")
 
@@ -345,7 +348,10 @@ async def test_records_tell_supervisor_child_reason_and_count(caplog: pytest.Log
     async with open_supervisor(OneForOneSupervisor(backoff=STEADY), name="top") as sup:
         await sup.start(child(Flaky(times=1, after=1), name="x"))
         await trio.sleep(5)
-    told = [(r.levelname, r.__dict__["supervisor"], r.__dict__["child"], r.__dict__["reason"]) for r in caplog.records]
+    told = [
+        (r.levelname, r.__dict__["supervisor"], r.__dict__["child"], r.__dict__["reason"])
+        for r in caplog.records
+    ]
     assert told == [
         ("DEBUG", "top", "x", None),
         ("ERROR", "top", "x", "Boom: 1"),
