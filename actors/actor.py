@@ -113,6 +113,9 @@ class Actor:
                         this.progress()
                     await self._failed(error)
                     raise
+                hand.finish()
+                if hand.worked:
+                    this.progress()
                 return
             log.info("actor %s[%d] begins again", self._agent.name, self.index)
 

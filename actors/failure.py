@@ -44,7 +44,7 @@ class Failures:
         self._run.counters.events_failed += 1
         event.failure = error
         where = f"{event.message.tp}@{event.message.offset}"
-        again = self._policy == "retry" and event.attempt < self._max_attempts and event.cursor is not None
+        again = self._again(event)
         log.error(
             "agent %s failed on %s, attempt %d: %s; %s",
             self._agent,
@@ -64,6 +64,14 @@ class Failures:
             event.message.release()
         else:
             self._bury(event, error)
+
+    def _again(self, event: Event[Any]) -> bool:
+        """Whether to deliver it again. What the user acknowledges and did not is never skipped."""
+        if event.cursor is None:
+            return False
+        if self._policy == "retry":
+            return event.attempt < self._max_attempts
+        return self._policy == "ack" and not event.cursor.acks
 
     def _bury(self, event: Event[Any], error: BaseException) -> None:
         """Send it to `<topic>.dead-letter`; the offset waits for the delivery."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 from ..actors.agent import Agent
 from ..channels.errors import ImproperlyConfigured
@@ -46,6 +48,11 @@ class App(Declarations):
         return self._id
 
     @property
+    def declared_settings(self) -> Mapping[str, Any]:
+        """The settings that the declaration gives; the environment and a run's own override them."""
+        return MappingProxyType(self._declared)
+
+    @property
     def _declaration(self) -> Declaration:
         return self
 
@@ -85,7 +92,7 @@ class App(Declarations):
         """
         return current_run(self).tree()
 
-    def main(self) -> None:
+    def main(self) -> NoReturn:
         """Be the command-line program `famulus` for this app: ``python shop.py worker -l info``. Does not return."""
         from .entry import main
 

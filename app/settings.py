@@ -16,7 +16,7 @@ import attrs
 from ..channels.errors import ImproperlyConfigured
 from ..channels.options import MessagingOptions, setting
 
-__all__ = ["Settings", "resolve_settings"]
+__all__ = ["Settings", "parse_setting", "resolve_settings"]
 
 _PREFIX = "FAMULUS_"
 
@@ -74,12 +74,19 @@ def _from_environment(fields: Mapping[str, attrs.Attribute[Any]], environment: M
         variable = _PREFIX + name.upper()
         text = environment.get(variable)
         if text is not None:
-            values[name] = _parse(variable, text, field.default)
+            values[name] = parse_setting(f"environment variable {variable}", text, field.default)
     return values
 
 
-def _parse(variable: str, text: str, default: Any) -> Any:
-    """Read a value from text, as the type of the setting's default."""
+def parse_setting(source: str, text: str, default: Any) -> Any:
+    """Read a value from text, as the type of the setting's default.
+
+    Args:
+        source: where the text was found, for the message.
+
+    Raises:
+        ImproperlyConfigured: it is no number, and a number is needed.
+    """
     kind = type(default)
     if kind not in (int, float):
         return text
@@ -87,4 +94,4 @@ def _parse(variable: str, text: str, default: Any) -> Any:
         return kind(text)
     except ValueError:
         expected = "a whole number" if kind is int else "a number"
-        raise ImproperlyConfigured(f"environment variable {variable}={text!r}: expected {expected}") from None
+        raise ImproperlyConfigured(f"{source}={text!r}: expected {expected}") from None

@@ -39,14 +39,16 @@ class Cursor(ABC):
 
     Attributes:
         event: the one in hand: taken, not acknowledged by the stream yet.
+        acks: whether its stream acknowledges; otherwise that is the user's.
         prepare: called with each new event and this cursor before the stream sees it (agents hang requests and policies on it).
         interrupt: called at a rebalance when the event in hand took longer than allowed; cancels the stream's user.
     """
 
-    __slots__ = ("event", "idle", "interrupt", "prepare", "redeliver", "_waiting")
+    __slots__ = ("acks", "event", "idle", "interrupt", "prepare", "redeliver", "_waiting")
 
     def __init__(self) -> None:
         self.event: Event[Any] | None = None
+        self.acks = True
         self.redeliver: deque[Event[Any]] = deque()
         self.prepare: Callable[[Event[Any], Cursor], None] | None = None
         self.interrupt: Callable[[], None] | None = None
@@ -87,6 +89,14 @@ class Cursor(ABC):
         if self.idle is not None:
             self.idle.set()
             self.idle = None
+
+    def finish(self) -> None:
+        """Its user returned: the event in hand is done, where that is the stream's to say."""
+        event = self.event
+        if event is not None:
+            if self.acks:
+                event.ack()
+            self.let_go()
 
     def give_back(self) -> None:
         """Have the event in hand redelivered first; its user was cancelled or will try again."""

@@ -65,6 +65,14 @@ class Hand:
             cursor.interrupt = self.interrupt
         return cursor
 
+    def finish(self) -> None:
+        """The task returned: what is in hand is done."""
+        if self.event is not None:
+            self.worked = True
+        for cursor in self._cursors.values():
+            cursor.finish()
+        self.event = None
+
     def give_back(self) -> None:
         """Have what is in hand redelivered first, to whoever takes this hand over."""
         for cursor in self._cursors.values():

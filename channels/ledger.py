@@ -49,7 +49,17 @@ class PartitionLedger:
         in_flight: messages delivered and not acknowledged.
     """
 
-    __slots__ = ("_ends", "_firsts", "_flags", "_head", "_stop", "committable", "generation", "in_flight", "newest")
+    __slots__ = (
+        "_ends",
+        "_firsts",
+        "_flags",
+        "_head",
+        "_stop",
+        "committable",
+        "generation",
+        "in_flight",
+        "newest",
+    )
 
     def __init__(self, generation: int, position: int) -> None:
         self.generation = generation
@@ -57,7 +67,7 @@ class PartitionLedger:
         self.newest = position
         self.in_flight = 0
         # Runs in offset order, as parallel lists from index `_head` on: [first, end), and one byte per offset
-        # (1: acknowledged, or a gap) once any of them is needed. Every run's first and last offset was delivered.
+        # (1: acknowledged, or a gap) once any is needed. Every run's first and last offset was delivered.
         self._firsts: list[int] = []
         self._ends: list[int] = []
         self._flags: list[bytearray | None] = []
@@ -137,7 +147,11 @@ class PartitionLedger:
 
     def _ack_slowly(self, offset: int, generation: int) -> bool:
         """All but an acknowledgement in order in the middle of a run."""
-        if generation != self.generation or not self.in_flight or not self.committable <= offset < self.newest:
+        if (
+            generation != self.generation
+            or not self.in_flight
+            or not self.committable <= offset < self.newest
+        ):
             return False
         if offset == self.committable:
             self.in_flight -= 1
@@ -159,7 +173,7 @@ class PartitionLedger:
         return True
 
     def _advance(self, position: int) -> None:
-        """Move `committable` to the first message in flight at or after `position`, which is in the head run or its end."""
+        """Move `committable` to the first message in flight from `position` on (in or at the end of the head run)."""
         while True:
             first, end, flags = self._firsts[self._head], self._ends[self._head], self._flags[self._head]
             if position < end:

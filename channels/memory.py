@@ -1,8 +1,8 @@
-"""The ``memory://`` transport: a broker in this process, for tests and for `open_app()` without configuration.
+"""The ``memory://`` transport: a broker in this process, for tests and `open_app()` without configuration.
 
-``memory://`` is private to the transport that was made with it; ``memory://name`` is shared by all transports of
-the process, run after run (see `MemoryBroker`, also for what is kept and for how long). It passes the same
-contract suite as the others, and takes faults to order: ``transport.broker.faults``.
+``memory://`` is private to the transport that was made with it; ``memory://name`` is shared by all transports
+of the process, run after run (see `MemoryBroker`, also for what is kept and for how long). It passes the
+same contract suite as the others, and takes faults to order: ``transport.broker.faults``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ class MemoryTransport(Transport):
     crosses_processes = False
 
     def __init__(
-        self, url: str = "memory://", options: TransportOptions | None = None, *, broker: MemoryBroker | None = None
+        self,
+        url: str = "memory://",
+        options: TransportOptions | None = None,
+        *,
+        broker: MemoryBroker | None = None,
     ) -> None:
         """`broker` is used instead of the one that `url` names."""
         parts = urlsplit(url)
@@ -130,7 +134,9 @@ class MemoryTransport(Transport):
 
     # -- writing -------------------------------------------------------------------------------------------
 
-    async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> Mapping[TP, ProduceResult | Exception]:
+    async def produce(
+        self, batches: Mapping[TP, Sequence[ProducerRecord]]
+    ) -> Mapping[TP, ProduceResult | Exception]:
         await self._ready()
         faults = self.broker.faults
         outcome: dict[TP, ProduceResult | Exception] = {}

@@ -1,7 +1,7 @@
-"""The broker behind ``memory://``: topics, groups and faults, in this process. Tests may hold one and look inside.
+"""The broker behind ``memory://``: topics, groups and faults, in this process. Tests may hold one.
 
-A private broker (``memory://``) belongs to one transport. A named one (``memory://name``) belongs to the process:
-every transport of that name uses it, one run after the other or at once, and it keeps its data until
+A private broker (``memory://``) belongs to one transport. A named one (``memory://name``) belongs to the
+process: every transport of that name uses it, one run after the other or at once, and it keeps its data until
 `MemoryBroker.forget`. Neither is for several threads: its users must be in one trio run at a time.
 """
 
@@ -47,10 +47,10 @@ class MemoryStatistics:
 class MemoryBroker:
     """Topics, groups and faults of one memory broker.
 
-    Retention: `keep="uncommitted"` drops what every group that reads a topic has committed (never from topics with
-    a ``cleanup.policy`` of ``compact``). `max_records` drops the oldest records of a partition beyond that number, but
-    none that a group which reads the topic has yet to commit. A private broker has ``keep="uncommitted"`` and
-    `PRIVATE_MAX_RECORDS`; a named one, and one made by hand, keeps everything unless told otherwise.
+    Retention: ``keep="uncommitted"`` drops what every group that reads a topic has committed. `max_records`
+    drops the oldest records of a partition beyond that number, but none that a group which reads the topic has
+    yet to commit. Neither touches a topic with a ``cleanup.policy`` of ``compact``. A private broker has ``keep="uncommitted"`` and `PRIVATE_MAX_RECORDS`; a named one, and one made by hand,
+    keeps everything unless told otherwise.
 
     Attributes:
         faults: order faults here.
@@ -111,7 +111,7 @@ class MemoryBroker:
 
     @classmethod
     def forget(cls, name: str) -> None:
-        """Drop a named broker with its data; whoever uses it still goes on with it. Unknown names do nothing."""
+        """Drop a named broker with its data; who uses it still goes on with it. Unknown names do nothing."""
         cls._named.pop(name, None)
 
     # -- users ---------------------------------------------------------------------------------------------
@@ -126,7 +126,9 @@ class MemoryBroker:
         self.check_up()
         token = trio.lowlevel.current_trio_token()
         if self._users and self._run is not token:
-            raise RuntimeError(f"{self!r} is in use by another trio run; a memory broker cannot be shared by threads")
+            raise RuntimeError(
+                f"{self!r} is in use by another trio run; a memory broker cannot be shared by threads"
+            )
         self._run = token
         self._users += 1
 
@@ -241,10 +243,11 @@ class MemoryBroker:
         Raises:
             UnknownTopic: there is no such partition.
         """
-        log = self.log(tp)
-        result = log.append(records, self.clock(), stamp_all=self.topics[tp.topic].stamps_all)
-        if self.max_records is not None and log.end - log.start > self.max_records:
-            self._trim(log, min(log.end - self.max_records, self._unread_from(tp, log.end)))
+        log, topic = self.log(tp), self.topics[tp.topic]
+        result = log.append(records, self.clock(), stamp_all=topic.stamps_all)
+        most = self.max_records
+        if most is not None and log.end - log.start > most and not topic.is_compacted:
+            self._trim(log, min(log.end - most, self._unread_from(tp, log.end)))
         return result
 
     def delete_records(self, tp: TP, before: int) -> None:
@@ -303,4 +306,5 @@ class MemoryBroker:
 
     def __repr__(self) -> str:
         state = "up" if self.up else "stopped"
-        return f"<MemoryBroker memory://{self.name} {state} topics={len(self.topics)} groups={len(self.groups)}>"
+        held = f"topics={len(self.topics)} groups={len(self.groups)}"
+        return f"<MemoryBroker memory://{self.name} {state} {held}>"

@@ -170,7 +170,7 @@ class MemoryConsumer(Consumer):
 
     async def subscribe(self, topics: Collection[str], *, pattern: Pattern[str] | None = None) -> None:
         if trio.lowlevel.current_task() is self._task:
-            raise RuntimeError("subscribe() in a rebalance callback would wait for itself: call it from another task")
+            raise RuntimeError("subscribe() in a rebalance callback would wait for itself: use another task")
         await self._broker.wait_up()
         self._check_open()
         for name in sorted(topics):
@@ -277,11 +277,12 @@ class MemoryConsumer(Consumer):
         """
         member = self._member
         if member is None:
-            raise CommitRefused(f"group {self.options.group!r}: this consumer has not subscribed, so it owns nothing")
+            raise CommitRefused(f"group {self.options.group!r}: this consumer has not subscribed yet")
         self._touched.set()
         self._group.check_ownership(member, partitions, generation)
         if not self._assignment.partitions.issuperset(partitions):
-            raise CommitRefused(f"group {self.options.group!r}, member {member.id}: its partitions are revoked")
+            who = f"group {self.options.group!r}, member {member.id}"
+            raise CommitRefused(f"{who}: its partitions are revoked")
 
     async def committed(self, partitions: Collection[TP]) -> Mapping[TP, int | None]:
         await trio.lowlevel.checkpoint()

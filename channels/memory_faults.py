@@ -1,6 +1,6 @@
 """Faults to order from a memory broker, for tests: ``broker.faults.refuse_commits(2)``.
 
-Every method but `Hold.reached` is synchronous and takes effect at once. `MemoryFaults.clear` lifts all of them.
+Every method but `Hold.reached` is synchronous and takes effect at once. `MemoryFaults.clear` lifts them all.
 """
 
 from __future__ import annotations
@@ -210,7 +210,12 @@ class MemoryFaults:
         self._produce.append(ProduceFault(topic, partition, _times(times), error=error))
 
     def delay_produce(
-        self, seconds: float, times: int | None = None, *, topic: str | None = None, partition: int | None = None
+        self,
+        seconds: float,
+        times: int | None = None,
+        *,
+        topic: str | None = None,
+        partition: int | None = None,
     ) -> None:
         """Let batches wait before they are written."""
         self._produce.append(ProduceFault(topic, partition, _times(times), delay=seconds))

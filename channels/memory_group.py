@@ -1,9 +1,10 @@
 """Consumer groups of a memory broker: members, generations, assignment, committed offsets.
 
-Groups work as Kafka's do under the eager protocol. A rebalance begins (`ask_rebalance`), every member gives up what
-it has and joins, and when the last has joined a new generation begins with a new assignment. Until then
-commits under the old generation are taken. A member that has not joined when the longest `rebalance_timeout` of the
-group is over is thrown out. Nothing here waits: members are told through `Member.tell`, and their own task acts.
+Groups work as Kafka's do under the eager protocol. A rebalance begins (`ask_rebalance`), every member gives
+up what it has and joins, and when the last has joined a new generation begins with a new assignment. Until
+then commits under the old generation are taken. A member that has not joined when the longest
+`rebalance_timeout` of the group is over is thrown out. Nothing here waits: members are told through
+`Member.tell`, and their own task acts.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ __all__ = ["Member", "MemoryGroup", "Subscription", "assign"]
 
 
 def assign(wants: Mapping[str, Collection[str]], partitions: Mapping[str, int]) -> dict[str, set[TP]]:
-    """Share topics among members: partition `p` goes to number `p` of those who want the topic, counted round.
+    """Share topics among members: partition `p` goes to the `p`-th of those who want it, counted round.
 
-    Members are taken in the order of their ids, so the outcome depends on nothing but its arguments. Topics that
-    are wanted by the same members are co-partitioned: the same member has the same partitions of each.
+    Members are taken in the order of their names, so the outcome depends on nothing but the arguments. Topics
+    that the same members want are co-partitioned: the same member has the same partitions of each.
 
     >>> shares = assign({"a": ["t"], "b": ["t"]}, {"t": 3})
     >>> sorted(shares["a"]), sorted(shares["b"])
@@ -49,7 +50,10 @@ class Subscription:
         self.pattern = pattern
 
     def wants(self, topic: str) -> bool:
-        return topic in self.topics or (self.pattern is not None and self.pattern.fullmatch(topic) is not None)
+        """Whether a topic is in it, by name or by pattern."""
+        if topic in self.topics:
+            return True
+        return self.pattern is not None and self.pattern.fullmatch(topic) is not None
 
     def same_as(self, other: Subscription) -> bool:
         return self.topics == other.topics and self.pattern == other.pattern
@@ -59,7 +63,7 @@ class Member:
     """A member as its group sees it.
 
     Attributes:
-        name: what assignments go by: the instance_id if there is one, so that it gets the same partitions again.
+        name: what assignments go by: its instance_id, if it has one, so it gets the same partitions again.
         subscription: what it wants now.
         granted: what it wanted when its newest generation began.
         generation: the newest one that it takes part in; -1 before the first.
@@ -136,9 +140,11 @@ class MemoryGroup:
 
     def add(self, member: Member) -> None:
         """A member comes. One with the same `instance_id` is replaced by it, for good."""
+        mine = member.options.instance_id
         for other in list(self.members.values()):
-            if member.options.instance_id is not None and other.options.instance_id == member.options.instance_id:
-                self.throw_out(other, f"another member has taken over its instance_id {other.name!r}", told_at=-inf, replaced=True)
+            if mine is not None and other.options.instance_id == mine:
+                why = f"another member has taken over its instance_id {mine!r}"
+                self.throw_out(other, why, told_at=-inf, replaced=True)
         self.members[member.id] = member
         self.ask_rebalance()
 
@@ -214,7 +220,8 @@ class MemoryGroup:
         partitions = self._partitions()
         names = {member.name: member for member in members.values()}
         wants = {
-            name: [topic for topic in partitions if member.subscription.wants(topic)] for name, member in names.items()
+            name: [topic for topic in partitions if member.subscription.wants(topic)]
+            for name, member in names.items()
         }
         shares = assign(wants, partitions)
         for name, member in names.items():

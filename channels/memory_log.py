@@ -42,7 +42,13 @@ class PartitionLog:
             stamped = True
         else:
             self._entries += [
-                (now if record.timestamp is None else record.timestamp, 0, record.headers, record.key, record.value)
+                (
+                    now if (own := record.timestamp) is None else own,
+                    0,
+                    record.headers,
+                    record.key,
+                    record.value,
+                )
                 for record in records
             ]
             stamped = any(record.timestamp is None for record in records)

@@ -54,12 +54,14 @@ def _positive_hash(key: bytes) -> int:
 _cached_hash = lru_cache(maxsize=CACHED_KEYS)(_positive_hash)
 
 
-def partition_for(key: bytes, partitions: int) -> int:
-    """The partition of a key among so many.
+def partition_for(key: bytes | None, partitions: int) -> int:
+    """The partition of a key among so many. No key counts as an empty one; `DefaultPartitioner` knows better.
 
     >>> partition_for(b"ada", 8)
     5
     """
+    if key is None:
+        key = b""
     if len(key) <= CACHED_KEY_BYTES:
         return _cached_hash(key) % partitions
     return _positive_hash(key) % partitions

@@ -88,6 +88,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         await self._subscription.start()
         self._hand = hand
         self._cursor = cursor = hand.cursor(self._subscription)
+        cursor.acks = self._acks
         self._pacer = pacer = Pacer()
         if hand.reached is not None:
             hand.reached()

@@ -3,10 +3,9 @@
     flights ──┬── group_by(carrier) ── by_carrier ── flights and mean delay of each carrier
               └── group_by(origin) ─── by_origin ─── the same of each airport
 
-A task feeds the file into a topic, and two agents read it. Each regroups it by a key of its own, so that the flights
-of one key come to one actor, however many partitions and workers there are. Delivery is at least once: a flight that
-comes again, after a crash or a rebalance, is known by its row and counted once. (The totals are plain dicts, so this
-demo is for one worker.)
+A task feeds the file into a topic, and two agents read it. Each regroups it by a key of its own, so that the
+flights of one key come to one actor, whatever the number of partitions. Delivery is at least once: a flight
+that comes again after a crash is known by its row and counted once. The totals are dicts: one worker runs this.
 
 FLIGHTS_LIMIT=1000 replays so many rows, FLIGHTS_CSV=path another file with the same columns.
 """
@@ -16,11 +15,14 @@ import os
 import sys
 import zipfile
 from collections import defaultdict
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import attrs
 import trio
+from rich.box import SIMPLE_HEAD
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -53,10 +55,6 @@ class Total:
                 self.timed += 1
                 self.minutes += flight.dep_delay
 
-    @property
-    def mean_delay(self) -> float | None:
-        return self.minutes / self.timed if self.timed else None
-
 
 Totals = defaultdict[str, Total]
 
@@ -80,67 +78,68 @@ async def by_origin(stream: famulus.Stream[Flight]) -> None:
 
 @app.task
 async def replay() -> None:
-    """Feed the file, show how far the agents are, and stop when both have counted every row of it."""
+    """Feed the file, show how far the agents are, and stop the app when both have counted every row."""
     lines = await trio.to_thread.run_sync(read_lines)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(feed, lines)
-        await show(len(lines) - 1)
+        await show(rows=len(lines) - 1)
     app.stop()
 
 
 async def feed(lines: list[str]) -> None:
     for row, line in enumerate(csv.DictReader(lines)):
         delay = None if line["dep_delay"] in ("", "NA") else float(line["dep_delay"])
-        flight = Flight(row, line["carrier"], int(line["flight"]), line["origin"], line["dest"], delay)
-        await flights.send(flight)
+        await flights.send(
+            Flight(row, line["carrier"], int(line["flight"]), line["origin"], line["dest"], delay)
+        )
 
 
 async def show(rows: int) -> None:
-    """Redraw in place on a terminal, else print a line for each tenth; at the end the tables."""
+    """Redraw in place on a terminal, elsewhere print a line for each tenth; at the end the tables."""
     console = Console()
     bar = Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), auto_refresh=False)
-    task = bar.add_task("flights", total=rows)
+    counting = bar.add_task("flights", total=rows)
     tenth = 0
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while (counted := min(count(carriers), count(origins))) < rows:
             if console.is_terminal:
-                bar.update(task, completed=counted)
+                bar.update(counting, completed=counted)
                 live.update(Group(bar, tables()), refresh=True)
             elif counted * 10 // rows > tenth:
                 tenth = counted * 10 // rows
-                console.print(f"{tenth}0 %: {counted:,} of {rows:,} flights")
+                console.print(f"{tenth}0 %: {counted:,} flights")
             await trio.sleep(0.2)
-    console.print(f"100 %: {rows:,} flights", tables(), sep="\n")
+    console.print(f"{rows:,} flights, and their mean departure delay in minutes", tables(), sep="\n")
 
 
 def count(totals: Totals) -> int:
     return sum(len(total.rows) for total in totals.values())
 
 
-def tables() -> Table:
-    side_by_side = Table.grid(padding=(0, 2))
-    side_by_side.add_row(table("carrier", carriers), table("origin", origins))
-    return side_by_side
+def tables() -> Columns:
+    return Columns([table("carrier", carriers), table("origin", origins)])
 
 
 def table(key: str, totals: Totals) -> Table:
-    made = Table(key, Column("flights", justify="right"), Column("mean delay", justify="right"))
+    made = Table(Column(key, max_width=27, no_wrap=True), "flights", "delay", box=SIMPLE_HEAD)
     for name, total in sorted(totals.items(), key=lambda item: -len(item[1].rows)):
-        mean = "" if total.mean_delay is None else f"{total.mean_delay:.2f} min"
-        made.add_row(name, f"{len(total.rows):,}", mean)
+        delay = f"{total.minutes / total.timed:5.2f}" if total.timed else ""
+        made.add_row(f"{name} {names().get(name, '')}", f"{len(total.rows):7,}", delay)
     return made
+
+
+@cache
+def names() -> dict[str, str]:
+    """Of the carriers, by their codes."""
+    return dict(csv.reader(dataset("airlines.csv").read_text().splitlines()))
 
 
 def read_lines() -> list[str]:
     """The header of the CSV file and its rows."""
-    path = os.environ.get("FLIGHTS_CSV") or dataset("flights.csv.zip")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            text = archive.read(archive.namelist()[0]).decode()
-    else:
-        text = Path(path).read_text()
-    limit = int(os.environ.get("FLIGHTS_LIMIT") or sys.maxsize - 1)
-    return text.splitlines()[: limit + 1]
+    file, limit = os.environ.get("FLIGHTS_CSV"), os.environ.get("FLIGHTS_LIMIT")
+    source = Path(file) if file else zipfile.Path(dataset("flights.csv.zip"), "flights.csv")
+    lines = source.read_text(encoding="utf-8").splitlines()
+    return lines[: int(limit) + 1] if limit else lines
 
 
 def dataset(name: str) -> Path:

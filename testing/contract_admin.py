@@ -118,7 +118,9 @@ class TransactionContract(ContractBase):
                         group=group,
                         generation=member.generation,
                     )
-                    assert {sink: result.base_offset for sink, result in results.items()} == dict.fromkeys(sinks, 0)
+                    assert {sink: result.base_offset for sink, result in results.items()} == dict.fromkeys(
+                        sinks, 0
+                    )
                     assert await member.consumer.committed([source]) == {source: 5}
                 async with self.member(
                     broker, broker.name("group"), [sink.topic for sink in sinks], client_id="reader"

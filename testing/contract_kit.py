@@ -1,4 +1,4 @@
-"""What the contract suite works with: the harness that a broker fixture gives, members that record what happens."""
+"""What the contract suite works with: the harness of a broker, and members that record what happens."""
 
 from __future__ import annotations
 
@@ -261,7 +261,9 @@ def values(messages: Sequence[Message]) -> list[bytes | None]:
     return [message.value for message in messages]
 
 
-async def produce(transport: Transport, batches: Mapping[TP, Sequence[ProducerRecord]]) -> dict[TP, ProduceResult]:
+async def produce(
+    transport: Transport, batches: Mapping[TP, Sequence[ProducerRecord]]
+) -> dict[TP, ProduceResult]:
     """Produce; every batch must be taken."""
     results: dict[TP, ProduceResult] = {}
     for tp, result in (await transport.produce(batches)).items():

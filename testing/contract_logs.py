@@ -131,7 +131,13 @@ class LogContract(ContractBase):
                     assert {message.tp for message in await member.read(5, {wanted: 100})} == {wanted}
                     await member.reads_nothing(broker.quiet, {wanted: 100})
                     assert member.consumer.position(other) == 0
-                    assert [message.offset for message in await member.read(5, {other: 100})] == [0, 1, 2, 3, 4]
+                    assert [message.offset for message in await member.read(5, {other: 100})] == [
+                        0,
+                        1,
+                        2,
+                        3,
+                        4,
+                    ]
 
     async def test_partitions_that_are_not_owned_are_skipped(self) -> None:
         async with self.broker_and_transport() as (broker, transport):
@@ -188,8 +194,8 @@ class LogContract(ContractBase):
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(produce, transport, {tp: numbered(number, number + 5)})
                             number += 5
+                            position = member.consumer.position(tp)
                             with trio.move_on_after(attempt / 1000):
-                                position = member.consumer.position(tp)
                                 for batch in await member.consumer.fetch({tp: 1000}):
                                     assert batch.messages[0].offset == position
                                     position = batch.next_offset

@@ -1,6 +1,6 @@
-"""Faults that a test can order from a broker, whatever broker it is. The contract suite asks for them by name.
+"""Faults that a test can order from a broker, whatever broker it is. The contract suite asks for them.
 
-A broker fixture subclasses `BrokerFaults` and overrides what it can do. A test that needs more is skipped there.
+A broker fixture subclasses `BrokerFaults` and overrides what it can do. A test that needs more is skipped.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class BrokerFaults:
 
 class _Holding(AbstractAsyncContextManager[None]):
     def __init__(self, broker: MemoryBroker, tp: TP, after_write: bool) -> None:
-        self._hold = broker.faults.hold_produce(topic=tp.topic, partition=tp.partition, after_write=after_write)
+        self._hold = broker.faults.hold_produce(
+            topic=tp.topic, partition=tp.partition, after_write=after_write
+        )
 
     async def __aenter__(self) -> None:
         return None

@@ -1,7 +1,7 @@
 """The partitioner against what the Java client answers.
 
-`data/murmur2_vectors.json` was printed by a Java program that called `Utils.murmur2` and `Utils.toPositive` of
-org.apache.kafka:kafka-clients:4.1.1 on keys of every length from 0 to 64, bytes above 0x7f among them.
+`data/murmur2_vectors.json` was printed by a Java program that called `Utils.murmur2` and `Utils.toPositive`
+of org.apache.kafka:kafka-clients:4.1.1 on keys of every length from 0 to 64, bytes above 0x7f among them.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def test_an_unknown_option_is_named_with_those_that_exist() -> None:
 def test_an_option_of_the_wrong_type_is_refused() -> None:
     with pytest.raises(TypeError, match="record Odd: frozen is True or False, got 'yes'"):
 
-        class Odd(Record, frozen="yes"):  # pyright: ignore  # that is the test
+        class Odd(Record, frozen="yes"):  # type: ignore[literal-required]  # that is the test
             n: int
 
 

@@ -1,0 +1,121 @@
+"""``worker``: run the app until a signal ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ..app.app import App
+from ..app.settings import Settings
+from ..app.worker import run_worker
+from ..channels.errors import ImproperlyConfigured
+from .failures import explain_failure, summarize_failure
+from .invocation import Invocation
+from .logs import LEVELS, LogFormat, set_up_logging
+from .output import console, mask
+from .version import version
+
+__all__ = ["worker"]
+
+log = logging.getLogger("famulus.worker")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  famulus -A shop worker                       app in shop.py
+  famulus -A shop.main:orders worker -l debug  orders in shop/main.py
+  famulus -A shop --broker kafka://one:9092 --set stream_buffer_maxsize=100 worker
+  python shop.py worker -l info                a script that ends in app.main()
+""",
+)
+@click.option(
+    "-l",
+    "--loglevel",
+    type=click.Choice(list(LEVELS), case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="What to log, and what is worse.",
+)
+@click.option(
+    "-f", "--logfile", type=click.Path(dir_okay=False, path_type=Path), help="Append the log to this file, not to stderr."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "rich", "plain", "json"]),
+    default="auto",
+    show_default=True,
+    help="auto is rich on a terminal, else plain; json is one object a line.",
+)
+@click.option("--no-color", is_flag=True, help="No colours on a terminal. NO_COLOR=1 does the same.")
+@click.option("--no-banner", is_flag=True, help="Start without the box of facts.")
+@click.pass_obj
+def worker(
+    invocation: Invocation,
+    loglevel: str,
+    logfile: Path | None,
+    log_format: LogFormat,
+    no_color: bool,
+    no_banner: bool,
+) -> None:
+    """Run the app: its agents, tasks and timers, until a signal comes.
+
+    SIGINT (Ctrl-C) and SIGTERM let every agent finish the event in its hand, commit, and exit with 0. A second
+    one ends the process at once. A failure that supervision cannot mend exits with 1 and its traceback. SIGUSR1
+    logs what all tasks are doing.
+
+    The banner and the log go to stderr; stdout is the app's own.
+    """
+    app = invocation.app()
+    settings = invocation.settings(app)
+    invocation.transport(app)  # a broker that cannot be is said before anything is shown
+    set_up_logging(loglevel, logfile=logfile, format=log_format, color=not no_color)
+    if not no_banner:
+        console(stderr=True, color=not no_color).print(banner(app, settings, loglevel))
+    try:
+        trio.run(partial(run_worker, app, **invocation.overrides))
+    except (ImproperlyConfigured, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as failure:
+        _exit_if_asked(failure)
+        if invocation.debug:
+            log.critical("app %s failed", app.id, exc_info=failure)
+        else:
+            log.critical("app %s failed\n%s", app.id, explain_failure(failure))
+        raise click.ClickException(f"the worker ends: {mask(summarize_failure(failure))}") from failure
+
+
+def banner(app: App, settings: Settings, loglevel: str) -> Panel:
+    """What runs here, as a box."""
+    facts = {
+        "app": app.id,
+        "broker": mask(settings.broker),
+        "agents": ", ".join(sorted(app.agents)) or "none",
+        "pid": str(os.getpid()),
+        "python": f"{platform.python_version()}, trio {trio.__version__}",
+        "loglevel": loglevel,
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+    return Panel(table, title=f"famulus {version()}", title_align="left", expand=False)
+
+
+def _exit_if_asked(failure: BaseException) -> None:
+    """A SystemExit or KeyboardInterrupt among other failures keeps its meaning, once they are logged."""
+    if isinstance(failure, BaseExceptionGroup):
+        asked = failure.subgroup((SystemExit, KeyboardInterrupt))
+        while isinstance(asked, BaseExceptionGroup):
+            asked = asked.exceptions[0]
+        if asked is not None:
+            log.critical("the process was asked to exit, and there were failures\n%s", explain_failure(failure))
+            raise asked

@@ -1,0 +1,247 @@
+"""Calls between agents, in one process."""
+
+from collections.abc import AsyncIterator
+
+import famulus
+import pytest
+import trio
+import trio.testing
+
+
+async def test_a_plain_coroutine_answers_none() -> None:
+    app = famulus.App("plain")
+
+    @app.agent()
+    async def note(stream: famulus.Stream[int]) -> None:
+        async for _ in stream:
+            pass
+
+    async with famulus.open_app(app):
+        with trio.fail_after(1):
+            assert await note.ask(1) is None
+
+
+async def test_pain_19_a_failure_is_an_answer() -> None:
+    app = famulus.App("fails")
+
+    @app.agent(name="divide")
+    async def divide(stream: famulus.Stream[int]) -> AsyncIterator[float]:
+        async for number in stream:
+            yield 1 / number
+
+    async with famulus.open_app(app):
+        with trio.fail_after(5):
+            with pytest.raises(famulus.AgentError) as caught:
+                await divide.ask(0)
+            assert await divide.ask(4) == 0.25
+    error = caught.value
+    assert (error.agent, error.remote_type, error.remote_message) == ("divide", "ZeroDivisionError", "division by zero")
+    assert "yield 1 / number" in error.remote_traceback
+    assert "agent divide: ZeroDivisionError: division by zero" in str(error)
+
+
+async def test_a_generator_that_gives_no_answer_says_so() -> None:
+    app = famulus.App("silent")
+
+    @app.agent()
+    async def evens(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            if number % 2 == 0:
+                yield number
+
+    async with famulus.open_app(app):
+        with trio.fail_after(1):
+            assert await evens.ask(2) == 2
+            with pytest.raises(famulus.AgentError, match="no answer"):
+                await evens.ask(3)
+
+
+async def test_deadlines_belong_to_the_caller_and_late_answers_are_dropped() -> None:
+    app = famulus.App("late")
+
+    @app.agent()
+    async def slow(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            await trio.sleep(10)
+            yield number
+
+    async with famulus.open_app(app) as running:
+        with pytest.raises(trio.TooSlowError), trio.fail_after(1):
+            await slow.ask(1)
+        await trio.sleep(20)
+        assert running.statistics().replies_dropped == 1
+
+
+async def test_many_callers_get_their_own_answers() -> None:
+    app = famulus.App("many")
+
+    @app.agent(concurrency=10)
+    async def square(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            await trio.sleep(number % 7)
+            yield number * number
+
+    answers: dict[int, int] = {}
+
+    async def ask(number: int) -> None:
+        answers[number] = await square.ask(number)
+
+    async with famulus.open_app(app):
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(ask, number)
+    assert answers == {number: number * number for number in range(200)}
+
+
+async def test_an_agent_on_a_local_channel_answers_without_a_broker() -> None:
+    app = famulus.App("local")
+    channel = app.channel(value_type=int)
+
+    @app.agent(channel)
+    async def double(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            yield 2 * number
+
+    async with famulus.open_app(app) as running:
+        with trio.fail_after(1):
+            assert await double.ask(21) == 42
+        assert running.statistics().messages_sent == 0
+
+
+async def test_a_chain_of_asks_respects_the_outer_deadline() -> None:
+    app = famulus.App("chain")
+
+    @app.agent()
+    async def c(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            await trio.sleep(100 if number > 10 else 0)
+            yield number + 1
+
+    @app.agent()
+    async def b(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            yield await c.ask(number) + 1
+
+    async with famulus.open_app(app):
+        with trio.fail_after(1):
+            assert await b.ask(1) == 3
+        with trio.move_on_after(1) as scope:
+            await b.ask(11)
+        assert scope.cancelled_caught
+
+
+async def test_an_explicit_reply_comes_before_the_yield() -> None:
+    app = famulus.App("explicit")
+
+    @app.agent()
+    async def early(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for event in stream.events():
+            event.reply("explicit")
+            yield event.value
+
+    async with famulus.open_app(app) as running:
+        answer: object = await early.ask(1)
+        assert answer == "explicit"
+        assert running.statistics().replies_sent == 1
+
+
+async def test_answers_go_to_sinks_as_well() -> None:
+    app = famulus.App("sinks")
+    out = app.channel(value_type=int)
+    heard: list[int] = []
+    called: list[int] = []
+
+    @app.agent(out)
+    async def hear(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            heard.append(number)
+
+    async def callback(number: int) -> None:
+        called.append(number)
+
+    @app.agent(sink=[out, callback, called.append])
+    async def double(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            yield 2 * number
+
+    async with famulus.open_app(app):
+        assert await double.ask(2) == 4
+        await trio.testing.wait_all_tasks_blocked()
+    assert (heard, called) == ([4], [4, 4])
+
+
+async def test_a_failing_sink_is_thrown_into_the_agent() -> None:
+    app = famulus.App("bad-sink")
+    thrown: list[str] = []
+
+    def refuse(number: int) -> None:
+        raise OSError(f"no room for {number}")
+
+    @app.agent(sink=[refuse])
+    async def double(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            try:
+                yield 2 * number
+            except OSError as error:
+                thrown.append(str(error))
+
+    async with famulus.open_app(app):
+        assert await double.ask(2) == 4
+        assert await double.ask(3) == 6
+        await trio.testing.wait_all_tasks_blocked()
+    assert thrown == ["no room for 4", "no room for 6"]
+
+
+async def test_asks_made_before_the_actor_is_up_wait_for_it() -> None:
+    async with famulus.open_app() as app:
+
+        @app.agent()
+        async def sleepy(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+            await trio.sleep(3)
+            async for number in stream:
+                yield number
+
+        with trio.fail_after(4):
+            assert await sleepy.ask(1) == 1
+
+
+async def test_asks_that_are_open_when_the_app_stops_fail() -> None:
+    app = famulus.App("stops")
+    outcome: list[str] = []
+
+    @app.agent()
+    async def stuck(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            await trio.sleep_forever()
+            yield number
+
+    async def ask() -> None:
+        try:
+            await stuck.ask(1)
+        except famulus.AgentError as error:
+            outcome.append(error.reason)
+
+    async with trio.open_nursery() as nursery:
+        async with famulus.open_app(app):
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+    assert outcome == ["the app stopped before the answer came"]
+
+
+async def test_the_current_agent_and_event_are_known_inside() -> None:
+    app = famulus.App("inside")
+    seen: list[object] = []
+
+    @app.agent()
+    async def look(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            event = famulus.current_event()
+            assert event is not None
+            seen.extend([famulus.current_agent(), event.value])
+            yield number
+
+    async with famulus.open_app(app):
+        await look.ask(5)
+        assert famulus.current_agent() is None
+        assert famulus.current_event() is None
+    assert seen == [look, 5]
