@@ -102,22 +102,23 @@ class Actor:
         hand = self._hand
         current_hand.set(hand)
         this = current_child()
-        while True:
+        try:
+            while True:
+                hand.worked = False
+                with trio.CancelScope() as self._scope:
+                    try:
+                        await self._perform()
+                    except Exception as error:
+                        await self._failed(error)
+                        raise
+                    hand.finish()
+                    return
+                log.info("actor %s[%d] begins again", self._agent.name, self.index)
+                hand.give_back()
+        finally:
+            if hand.worked:
+                this.progress()
             hand.give_back()
-            hand.worked = False
-            with trio.CancelScope() as self._scope:
-                try:
-                    await self._perform()
-                except Exception as error:
-                    if hand.worked:
-                        this.progress()
-                    await self._failed(error)
-                    raise
-                hand.finish()
-                if hand.worked:
-                    this.progress()
-                return
-            log.info("actor %s[%d] begins again", self._agent.name, self.index)
 
     async def _perform(self) -> None:
         agent, hand = self._agent, self._hand

@@ -248,7 +248,8 @@ class Conductor:
                 self._commits_open = False
                 self._interrupt(revoked)
             elif trackers:
-                await self._drain(revoked)
+                if not self._stopping:  # at shutdown the agents have stopped before us
+                    await self._drain(revoked)
                 with trio.move_on_after(self._options.producer_flush_timeout):
                     await self._producer.flush()
                 async with self._commit_lock:

@@ -121,11 +121,13 @@ class _Regrouped(TopicSubscription):
     async def _forward(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Copy each event of the source to the intermediate topic under its new key."""
         hand = self._forwarding
-        hand.give_back()
         hand.reached = task_status.started
-        async for event in self._read(self._source, hand):
-            key = self._key(event.value)
-            if inspect.isawaitable(key):
-                key = await key
-            raw = None if event.message.offset < 0 else event.message.value
-            await self.channel.forward(self.run, key, event.value, raw=raw, headers=event.headers)
+        try:
+            async for event in self._read(self._source, hand):
+                key = self._key(event.value)
+                if inspect.isawaitable(key):
+                    key = await key
+                raw = None if event.message.offset < 0 else event.message.value
+                await self.channel.forward(self.run, key, event.value, raw=raw, headers=event.headers)
+        finally:
+            hand.give_back()

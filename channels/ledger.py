@@ -173,7 +173,7 @@ class PartitionLedger:
         return True
 
     def _advance(self, position: int) -> None:
-        """Move `committable` to the first message in flight from `position` on (in or at the end of the head run)."""
+        """Go on to the first message in flight from `position` on, which is in the head run or its end."""
         while True:
             first, end, flags = self._firsts[self._head], self._ends[self._head], self._flags[self._head]
             if position < end:

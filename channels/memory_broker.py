@@ -48,9 +48,10 @@ class MemoryBroker:
     """Topics, groups and faults of one memory broker.
 
     Retention: ``keep="uncommitted"`` drops what every group that reads a topic has committed. `max_records`
-    drops the oldest records of a partition beyond that number, but none that a group which reads the topic has
-    yet to commit. Neither touches a topic with a ``cleanup.policy`` of ``compact``. A private broker has ``keep="uncommitted"`` and `PRIVATE_MAX_RECORDS`; a named one, and one made by hand,
-    keeps everything unless told otherwise.
+    drops the oldest records of a partition beyond that number, but none that a group which reads the topic
+    has yet to commit. Neither touches a topic with a ``cleanup.policy`` of ``compact``. A private broker has
+    ``keep="uncommitted"`` and `PRIVATE_MAX_RECORDS`; a named one, and one made by hand, keeps everything
+    unless told otherwise.
 
     Attributes:
         faults: order faults here.

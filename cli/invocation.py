@@ -43,7 +43,9 @@ class Invocation:
         if self.bound is not None:
             return self.bound
         if not self.wanted:
-            raise click.UsageError("which app? Give -A module[:attribute] before the command, or set FAMULUS_APP")
+            raise click.UsageError(
+                "which app? Give -A module[:attribute] before the command, or set FAMULUS_APP"
+            )
         return find_app(self.wanted)
 
     def settings(self, app: App) -> Settings:
@@ -81,7 +83,9 @@ def read_overrides(broker: str | None, pairs: Sequence[str]) -> dict[str, Any]:
     fields = attrs.fields_dict(Settings)
     overrides: dict[str, Any] = {}
     for name, text in parse_pairs("--set", pairs):
-        overrides[name] = parse_setting(f"--set {name}", text, fields[name].default) if name in fields else text
+        overrides[name] = (
+            parse_setting(f"--set {name}", text, fields[name].default) if name in fields else text
+        )
     return overrides if broker is None else {**overrides, "broker": broker}
 
 

@@ -20,7 +20,11 @@ from ..channels.errors import ImproperlyConfigured
 __all__ = ["apps_in", "failure_place", "find_app"]
 
 _OURS = str(Path(__file__).parent.parent) + os.sep
-_NOT_THE_USERS = (_OURS, "<frozen", *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")))
+_NOT_THE_USERS = (
+    _OURS,
+    "<frozen",
+    *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")),
+)
 
 
 def find_app(wanted: str) -> App:
@@ -33,7 +37,9 @@ def find_app(wanted: str) -> App:
     """
     name, _, attribute = wanted.partition(":")
     if not name or name.startswith(".") or name.endswith((".", ".py")) or "/" in name or os.sep in name:
-        raise ImproperlyConfigured(f"-A {wanted}: expected module or module:attribute, as in `-A shop` or `-A shop.main:app`")
+        raise ImproperlyConfigured(
+            f"-A {wanted}: expected module or module:attribute, as in `-A shop` or `-A shop.main:app`"
+        )
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-import trio
 
 from ..app.app import App
 from ..channels.errors import ImproperlyConfigured
@@ -82,7 +81,7 @@ _APP = click.Option(
 
 def _show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"famulus {version()} (trio {trio.__version__}, Python {platform.python_version()})")
+        click.echo(f"famulus {version('famulus')} (trio {version('trio')}, Python {platform.python_version()})")
         ctx.exit()
 
 

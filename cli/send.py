@@ -35,10 +35,17 @@ Examples:
 @click.argument("value")
 @click.option("-K", "--key", help="The message's key; it chooses the partition. Sent as it is given.")
 @click.option("--partition", type=click.IntRange(min=0), help="The partition to write to, whatever the key.")
-@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header; may be given again.")
+@click.option(
+    "--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header; may be given again."
+)
 @click.pass_obj
 def send(
-    invocation: Invocation, target: str, value: str, key: str | None, partition: int | None, headers: Sequence[str]
+    invocation: Invocation,
+    target: str,
+    value: str,
+    key: str | None,
+    partition: int | None,
+    headers: Sequence[str],
 ) -> None:
     """Send VALUE to a topic, or to the topic that an agent reads, and wait until the broker has it.
 
@@ -90,7 +97,12 @@ def _topic_name(app: App, target: str) -> str:
 
 
 async def _deliver(
-    app: App, settings: Settings, transport: Transport, topic: str, partition: int | None, record: ProducerRecord
+    app: App,
+    settings: Settings,
+    transport: Transport,
+    topic: str,
+    partition: int | None,
+    record: ProducerRecord,
 ) -> RecordMetadata:
     """Write one record.
 
@@ -109,7 +121,9 @@ async def _deliver(
                 key = record.key
                 partition = time.time_ns() % count if key is None else partition_for(key, count)
             elif partition >= count:
-                raise ImproperlyConfigured(f"--partition {partition}: topic {topic} has the partitions 0 to {count - 1}")
+                raise ImproperlyConfigured(
+                    f"--partition {partition}: topic {topic} has the partitions 0 to {count - 1}"
+                )
             tp = TP(topic, partition)
             outcome = (await transport.produce({tp: [record]}))[tp]
     if not isinstance(outcome, ProduceResult):

@@ -1,4 +1,4 @@
-"""Which Famulus this is."""
+"""Which versions these are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from importlib.metadata import version as installed_version
 __all__ = ["version"]
 
 
-def version() -> str:
-    """The installed version, or "unknown" in a checkout that is not installed."""
+def version(package: str) -> str:
+    """The installed version of a package, or "unknown" where it is used without being installed."""
     try:
-        return installed_version("famulus")
+        return installed_version(package)
     except PackageNotFoundError:
         return "unknown"

@@ -47,7 +47,10 @@ Examples:
     help="What to log, and what is worse.",
 )
 @click.option(
-    "-f", "--logfile", type=click.Path(dir_okay=False, path_type=Path), help="Append the log to this file, not to stderr."
+    "-f",
+    "--logfile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append the log to this file, not to stderr.",
 )
 @click.option(
     "--log-format",
@@ -69,9 +72,9 @@ def worker(
 ) -> None:
     """Run the app: its agents, tasks and timers, until a signal comes.
 
-    SIGINT (Ctrl-C) and SIGTERM let every agent finish the event in its hand, commit, and exit with 0. A second
-    one ends the process at once. A failure that supervision cannot mend exits with 1 and its traceback. SIGUSR1
-    logs what all tasks are doing.
+    SIGINT (Ctrl-C) and SIGTERM let every agent finish the event in its hand, commit, and exit with 0. A
+    second one ends the process at once. A failure that supervision cannot mend exits with 1 and its
+    traceback. SIGUSR1 logs what all tasks are doing.
 
     The banner and the log go to stderr; stdout is the app's own.
     """
@@ -101,21 +104,23 @@ def banner(app: App, settings: Settings, loglevel: str) -> Panel:
         "broker": mask(settings.broker),
         "agents": ", ".join(sorted(app.agents)) or "none",
         "pid": str(os.getpid()),
-        "python": f"{platform.python_version()}, trio {trio.__version__}",
+        "python": f"{platform.python_version()}, trio {version("trio")}",
         "loglevel": loglevel,
     }
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
-    return Panel(table, title=f"famulus {version()}", title_align="left", expand=False)
+    return Panel(table, title=f"famulus {version("famulus")}", title_align="left", expand=False)
 
 
 def _exit_if_asked(failure: BaseException) -> None:
     """A SystemExit or KeyboardInterrupt among other failures keeps its meaning, once they are logged."""
     if isinstance(failure, BaseExceptionGroup):
-        asked = failure.subgroup((SystemExit, KeyboardInterrupt))
+        asked: BaseException | None = failure.subgroup((SystemExit, KeyboardInterrupt))
         while isinstance(asked, BaseExceptionGroup):
             asked = asked.exceptions[0]
         if asked is not None:
-            log.critical("the process was asked to exit, and there were failures\n%s", explain_failure(failure))
+            log.critical(
+                "the process was asked to exit, and there were failures\n%s", explain_failure(failure)
+            )
             raise asked

