@@ -103,7 +103,7 @@ _EXPORTS = {
     "YieldInsideNursery": ".actors.errors",
 }
 
-__all__ = [  # noqa: PLE0604  # a test holds it equal to the map and to the imports above
+__all__ = [  # a test holds it equal to the map and to the imports above
     *_EXPORTS,
 ]
 

@@ -51,7 +51,10 @@ class AgentRun:
         return await parent.start(
             supervisor(
                 options.supervisor_strategy,
-                *(child(actor.play, name=f"{self.agent.name}[{actor.index}]", shutdown=options.drain) for actor in self.actors),
+                *(
+                    child(actor.play, name=f"{self.agent.name}[{actor.index}]", shutdown=options.drain)
+                    for actor in self.actors
+                ),
                 name=self.agent.name,
             )
         )

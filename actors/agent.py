@@ -62,7 +62,9 @@ class AgentOptions:
         if self.concurrency < 1:
             raise ImproperlyConfigured(f"agent concurrency={self.concurrency!r}: expected a whole number of at least 1")
         if self.max_attempts < 1:
-            raise ImproperlyConfigured(f"agent max_attempts={self.max_attempts!r}: expected a whole number of at least 1")
+            raise ImproperlyConfigured(
+                f"agent max_attempts={self.max_attempts!r}: expected a whole number of at least 1"
+            )
         if self.on_failure not in FAILURE_POLICIES:
             expected = " or ".join(repr(policy) for policy in FAILURE_POLICIES)
             raise ImproperlyConfigured(f"agent on_failure={self.on_failure!r}: expected {expected}")

@@ -51,7 +51,11 @@ class Failures:
             where,
             event.attempt,
             error,
-            "it will be delivered again" if again else "sent to the dead letters" if self._policy != "ack" else "skipped",
+            "it will be delivered again"
+            if again
+            else "sent to the dead letters"
+            if self._policy != "ack"
+            else "skipped",
             exc_info=error,
         )
         if again and event.cursor is not None:
@@ -84,7 +88,9 @@ class Failures:
                 payload = value_serde(None).dumps(event.value)
             except ValueError:
                 payload = repr(event.value).encode()
-        record = ProducerRecord(message.key, payload, (*message.headers, *_explain(event, error, self._agent)), time.time())
+        record = ProducerRecord(
+            message.key, payload, (*message.headers, *_explain(event, error, self._agent)), time.time()
+        )
 
         def buried(future: FutureMessage) -> None:
             try:
@@ -100,7 +106,9 @@ class Failures:
         )
 
     def _topic(self, name: str) -> Topic[bytes]:
-        return self._run.state(("dead-letter", name), lambda: Topic(self._run.app, name, value_type=bytes, internal=True))
+        return self._run.state(
+            ("dead-letter", name), lambda: Topic(self._run.app, name, value_type=bytes, internal=True)
+        )
 
 
 def _explain(event: Event[Any], error: BaseException, agent: str) -> Headers:

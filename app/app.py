@@ -16,6 +16,7 @@ from .settings import Settings, resolve_settings
 
 __all__ = ["App"]
 
+
 class App(Declarations):
     """A declared program: agents, topics, channels, tasks, timers and settings, under an id.
 

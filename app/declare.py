@@ -220,14 +220,14 @@ class Declarations(ABC):
     @overload
     def task(self, fun: F, /) -> F: ...
     @overload
-    def task(self) -> Callable[[F], F]: ...
-    def task(self, fun: F | None = None, /) -> F | Callable[[F], F]:
+    def task(self, /) -> Callable[[F], F]: ...
+    def task(self, fun: TaskFunction | None = None, /) -> Any:
         """Run an async function once when the app is up; with or without parentheses.
 
         A task that returns is done; one that raises is started again, with backoff (`transient`).
         """
 
-        def declare(fun: F) -> F:
+        def declare(fun: TaskFunction) -> TaskFunction:
             self._adopt(TaskDeclaration(agent_name(fun), fun))
             return fun
 

@@ -171,7 +171,11 @@ class RunningApp(Declarations):
         )
         services = await root.start(supervisor(OneForOneSupervisor, name="services"))
         run.services = services.supervisor
-        for name, strategy in (("agents", CrashingSupervisor), ("tasks", OneForOneSupervisor), ("timers", OneForOneSupervisor)):
+        for name, strategy in (
+            ("agents", CrashingSupervisor),
+            ("tasks", OneForOneSupervisor),
+            ("timers", OneForOneSupervisor),
+        ):
             self._supervisors[name] = (await root.start(supervisor(strategy, name=name))).supervisor
         for topic in self.app.topics.values():
             await topic.prepare(run)

@@ -1,7 +1,7 @@
 """`run_worker`: an App run as a process's main business, ended in order by a signal or by `app.stop()`.
 
-The command ``worker`` calls it under `trio.run`; so may any program that wants the same signals. It configures no
-logging and prints nothing: `cli/` does.
+The command ``worker`` calls it under `trio.run`; so may any program that wants the same signals. It
+configures no logging and prints nothing: `cli/` does.
 
 Signals are taken by plain handlers, not by `trio.open_signal_receiver`: handlers run between two bytecodes of
 the main thread, so a second signal ends the process also while an agent computes and the loop stands still.
@@ -35,15 +35,15 @@ _TRIO_CORE = os.path.join(os.path.dirname(trio.__file__), "_core") + os.sep
 async def run_worker(app: App, /, **settings: Any) -> None:
     """Run an App until SIGINT, SIGTERM or `app.stop()`; return when it has drained.
 
-    The first signal asks for a stop: agents finish the event in hand, acknowledgements are committed, the producer's
-    buffer is sent. While the App is still starting it is cancelled instead, and what was taken is not
-    acknowledged. A second signal ends the process at once, with exit code 128 + its number. SIGUSR1 logs the supervision
-    tree, and where each task waits. Call it in the main thread.
+    The first signal asks for a stop: agents finish the event in hand, acknowledgements are committed, the
+    producer's buffer is sent. While the App is still starting it is cancelled instead, and what was taken is
+    not acknowledged. A second signal ends the process at once, with exit code 128 + its number. SIGUSR1 logs
+    the supervision tree, and where each task waits. Call it in the main thread.
 
     Args:
         settings: override the App's and the environment's; see `Settings`.
 
-    Error handling: failures leave as from `open_app`. The handlers that were there before are restored in any case.
+    Error handling: failures leave as from `open_app`. The handlers that were there before are restored.
 
     Raises:
         ImproperlyConfigured: a wrong setting; nothing has started then.
@@ -74,7 +74,7 @@ async def run_worker(app: App, /, **settings: Any) -> None:
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[signal.Signals], None], report: Callable[[], None]) -> Iterator[None]:
-    """Have `stop` and `report` called in the trio loop, and the process ended by the second request to stop."""
+    """Have `stop` and `report` called in the trio loop, and a second request to stop end the process."""
     token = trio.lowlevel.current_trio_token()
     asked = False
 
@@ -99,7 +99,7 @@ def _signals(stop: Callable[[signal.Signals], None], report: Callable[[], None])
 
 def _end_process(number: signal.Signals) -> NoReturn:
     """End the process now, whatever its tasks and threads do."""
-    # In a thread, since the main one may have been interrupted while it held a stream's lock, or the reader may be gone.
+    # In a thread: this one may have been interrupted while it held a stream's lock, or nobody reads the pipe.
     flushing = threading.Thread(target=_flush, daemon=True)
     flushing.start()
     flushing.join(_FLUSH_LIMIT)

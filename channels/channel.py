@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -243,7 +242,9 @@ class _LocalState:
     def put_nowait(self, event: Event[Any], bound: int) -> None:
         if not self._inboxes:
             if len(self._early) >= bound:
-                raise BufferFull(f"{event.message.topic}: {bound} events wait for a first reader; use `await send(...)`")
+                raise BufferFull(
+                    f"{event.message.topic}: {bound} events wait for a first reader; use `await send(...)`"
+                )
             self._early.append(event)
             return
         full = self._full()

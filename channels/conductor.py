@@ -292,7 +292,9 @@ class Conductor:
             self._commit_due = trio.Event()
             self._acked = 0
             await self.commit()
-            stalled = any(tracker.blocked_since is not None and not tracker.paused for tracker in self._trackers.values())
+            stalled = any(
+                tracker.blocked_since is not None and not tracker.paused for tracker in self._trackers.values()
+            )
             if stalled or self._refused is not None:
                 self.wake()
 

@@ -44,7 +44,7 @@ class Cursor(ABC):
         interrupt: called at a rebalance when the event in hand took longer than allowed; cancels the stream's user.
     """
 
-    __slots__ = ("acks", "event", "idle", "interrupt", "prepare", "redeliver", "_waiting")
+    __slots__ = ("_waiting", "acks", "event", "idle", "interrupt", "prepare", "redeliver")
 
     def __init__(self) -> None:
         self.event: Event[Any] | None = None

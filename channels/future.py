@@ -73,9 +73,7 @@ class FutureMessage:
             timestamp, kind = self.record.timestamp or 0.0, 0
         base = receipt.base_offset
         offset = base + self._index if base >= 0 else -1
-        return RecordMetadata(
-            self.topic, self.partition, TP(self.topic, self.partition), offset, timestamp, kind
-        )
+        return RecordMetadata(self.topic, self.partition, TP(self.topic, self.partition), offset, timestamp, kind)
 
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self._wait().__await__()

@@ -35,7 +35,9 @@ GroupKey = Any | Callable[[T], Any] | Callable[[T], Awaitable[Any]]
 def _key_name(key: Any, name: str | None) -> str:
     found = name or getattr(key, "__name__", "")
     if not found or found == "<lambda>":
-        raise ValueError(f"group_by({key!r}): a key without a name of its own needs one, as in group_by(..., name='account')")
+        raise ValueError(
+            f"group_by({key!r}): a key without a name of its own needs one, as in group_by(..., name='account')"
+        )
     return str(found)
 
 
@@ -103,7 +105,9 @@ class _Regrouped(TopicSubscription):
         key: Callable[[Any], Any],
         read: Callable[[Subscription, Hand], AsyncIterator[Event[Any]]],
     ) -> None:
-        super().__init__(source.run, topic, f"{source.name}/{topic.name}", shared=source.shared, services=source.services)
+        super().__init__(
+            source.run, topic, f"{source.name}/{topic.name}", shared=source.shared, services=source.services
+        )
         self._source = source
         self._key = key
         self._read = read

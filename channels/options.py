@@ -6,7 +6,7 @@ Everything that buffers has its bound here, under a name, with a unit (law 3).
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf, isnan
+from math import inf
 from typing import Any, Literal
 
 import attrs
@@ -21,8 +21,8 @@ def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[
     kinds: tuple[type, ...] = (int,) if kind is int else (int, float)
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        good = isinstance(value, kinds) and not isinstance(value, bool) and not isnan(value)
-        if not (good and low <= value <= high):
+        good = isinstance(value, kinds) and not isinstance(value, bool)
+        if not (good and low <= value <= high):  # NaN is not
             bounds = f"of at least {low:g}" if high == inf else f"from {low:g} to {high:g}"
             raise ImproperlyConfigured(f"setting {attribute.name}={value!r}: expected {expected} {bounds}")
 
@@ -95,7 +95,9 @@ class MessagingOptions:
     broker_rebalance_timeout: float = setting(
         60.0, "seconds that a rebalance may wait for this worker to drain and commit", low=0.001
     )
-    broker_retry_backoff: float = setting(0.1, "seconds before the first retry; doubled for each further one", low=0.001)
+    broker_retry_backoff: float = setting(
+        0.1, "seconds before the first retry; doubled for each further one", low=0.001
+    )
     broker_retry_backoff_max: float = setting(5.0, "longest time in seconds between two retries", low=0.001)
     consumer_auto_offset_reset: Literal["earliest", "latest"] = setting(
         "earliest", "where a group starts in a partition without a committed offset", choices=("earliest", "latest")

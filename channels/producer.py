@@ -111,9 +111,7 @@ class Producer:
         topic = future.topic
         if future.partition < 0:
             key = future.record.key
-            future.partition = (
-                self._partitioners[topic].choose() if key is None else partition_for(key, count)
-            )
+            future.partition = self._partitioners[topic].choose() if key is None else partition_for(key, count)
         tp = TP(topic, future.partition)
         queue = self._queues.get(tp)
         if queue is None:

@@ -184,7 +184,5 @@ class Items(AsyncIterator[tuple[Any, T]], Generic[T]):
         return event.key, value
 
 
-
-
 def _events(subscription: Subscription, hand: Hand) -> Events[Any]:
     return Stream[Any](subscription, hand=hand).events()

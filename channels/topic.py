@@ -82,7 +82,9 @@ class Topic(Channel[T]):
         if not name:
             raise ImproperlyConfigured("a topic needs a name")
         if partitions is not None and partitions < 1:
-            raise ImproperlyConfigured(f"topic {name!r} partitions={partitions!r}: expected a whole number of at least 1")
+            raise ImproperlyConfigured(
+                f"topic {name!r} partitions={partitions!r}: expected a whole number of at least 1"
+            )
         super().__init__(
             app,
             name,
@@ -242,13 +244,13 @@ class Topic(Channel[T]):
         future = self._promise(run, key, value, timestamp, headers, key_serializer, value_serializer, callback)
         return self._enqueue(run, future, partition)
 
-    async def forward(
-        self, run: Run, key: Any, value: Any, *, raw: bytes | None, headers: HeadersArg
-    ) -> FutureMessage:
+    async def forward(self, run: Run, key: Any, value: Any, *, raw: bytes | None, headers: HeadersArg) -> FutureMessage:
         """Send under a new key; `raw` bytes go as they are, else `value` is encoded."""
         state = self.serdes(run)
         payload = state.value.dumps(value) if raw is None else raw
-        future = FutureMessage(self.name, ProducerRecord(state.key.dumps(key), payload, as_headers(headers), time.time()))
+        future = FutureMessage(
+            self.name, ProducerRecord(state.key.dumps(key), payload, as_headers(headers), time.time())
+        )
         await run.producer.wait_room()
         return self._enqueue(run, future, None)
 

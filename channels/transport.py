@@ -250,9 +250,7 @@ class Transport(ABC):
         """Make a member of a group. On leaving, `on_revoked` is called for what it owns, then it leaves the group."""
 
     @abstractmethod
-    async def produce(
-        self, batches: Mapping[TP, Sequence[ProducerRecord]]
-    ) -> Mapping[TP, ProduceResult | Exception]:
+    async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> Mapping[TP, ProduceResult | Exception]:
         """Append a batch to each of these partitions, in order; return once all are acknowledged or failed.
 
         The outcome is per partition: a result, or the `TransportError` that kept the whole batch of that partition
@@ -346,4 +344,6 @@ def load_transport(url: str, options: TransportOptions) -> Transport:
                 )
             return cls(url, options)  # type: ignore[call-arg]  # the constructor is part of the interface, not of the ABC
     known = ", ".join(f"{name}://" for name in transport_schemes())
-    raise ImproperlyConfigured(f"broker={url!r}: no transport for {scheme or 'a URL without a scheme'!r}; installed: {known}")
+    raise ImproperlyConfigured(
+        f"broker={url!r}: no transport for {scheme or 'a URL without a scheme'!r}; installed: {known}"
+    )

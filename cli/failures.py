@@ -13,7 +13,7 @@ __all__ = ["explain_failure", "summarize_failure"]
 def explain_failure(failure: BaseException) -> str:
     """The histories of the supervisors that gave up first, each with the traceback of its last failure.
 
-    Supervisors above them that failed because of them, and the groups around, say nothing new and are left out.
+    Supervisors above that failed because of them, and the groups around, say nothing new and are left out.
     """
     parts: list[str] = []
     for root in _roots(failure):

@@ -1,4 +1,4 @@
-"""One call of the program: what the options before the command's name say. Commands get it as click's `obj`."""
+"""One call of the program: what the options before the command say. Commands get it as click's `obj`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def read_overrides(broker: str | None, pairs: Sequence[str]) -> dict[str, Any]:
     """The settings in ``--broker URL`` and ``--set NAME=VALUE``.
 
     Raises:
-        ImproperlyConfigured: a value is not of its setting's type. Unknown names are left to `resolve_settings`.
+        ImproperlyConfigured: a value is not of its setting's type. Unknown names are found later.
     """
     fields = attrs.fields_dict(Settings)
     overrides: dict[str, Any] = {}

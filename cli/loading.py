@@ -28,12 +28,12 @@ _NOT_THE_USERS = (
 
 
 def find_app(wanted: str) -> App:
-    """Import the App named ``module`` or ``module:attribute``, with the current directory first on `sys.path`.
+    """Import the App named ``module`` or ``module:attribute``, the current directory being on `sys.path`.
 
     Without an attribute it is ``app`` in the module, or ``app`` in the module's submodule ``app``.
 
     Raises:
-        ImproperlyConfigured: there is no such module, or it fails when imported, or what it holds there is no App.
+        ImproperlyConfigured: there is no such module, or its import fails, or what it holds is no App.
     """
     name, _, attribute = wanted.partition(":")
     if not name or name.startswith(".") or name.endswith((".", ".py")) or "/" in name or os.sep in name:
@@ -50,7 +50,8 @@ def find_app(wanted: str) -> App:
     if not isinstance(found, App):
         kind = "a module" if isinstance(found, ModuleType) else f"of type {type(found).__name__}"
         raise ImproperlyConfigured(
-            f"-A {wanted}: {module.__name__}:{attribute or 'app'} is {kind}, expected a famulus.App; {_hint(module)}"
+            f"-A {wanted}: {module.__name__}:{attribute or 'app'} is {kind}, expected a famulus.App; "
+            f"{_hint(module)}"
         )
     return found
 
@@ -61,7 +62,7 @@ def apps_in(module: ModuleType) -> list[str]:
 
 
 def failure_place(failure: BaseException) -> str:
-    """``file:line`` where the user's code failed: the innermost frame that is not the library's or Python's own."""
+    """``file:line`` where the user's code failed: the innermost frame that is neither ours nor Python's."""
     if isinstance(failure, SyntaxError) and failure.filename:
         return f"{failure.filename}:{failure.lineno}"
     frames = traceback.extract_tb(failure.__traceback__)

@@ -32,7 +32,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (seconds since the epoch), level, logger, message, traceback, and extra fields."""
+    """One JSON object a line: time (seconds since the epoch), level, logger, message, traceback, extras."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -48,7 +48,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, *, logfile: Path | None, format: LogFormat, color: bool) -> None:
-    """Give the root logger its level, and a handler unless the program has given it one and no option asks for ours.
+    """Give the root logger its level and a handler.
+
+    A program that has given it handlers of its own keeps those, unless an option asks for ours as well.
 
     Raises:
         ImproperlyConfigured: the file cannot be written.

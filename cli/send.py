@@ -49,8 +49,8 @@ def send(
 ) -> None:
     """Send VALUE to a topic, or to the topic that an agent reads, and wait until the broker has it.
 
-    VALUE goes out as the bytes that you give: for a topic of records, write JSON. An agent may be named in short
-    (@tally for @shop.tally) where that is clear.
+    VALUE goes out as the bytes that you give: for a topic of records, write JSON. An agent may be named in
+    short (@tally for @shop.tally) where that is clear.
     """
     app = invocation.app()
     topic = _topic_name(app, target)
@@ -59,8 +59,9 @@ def send(
     if not transport.crosses_processes:
         shared = [scheme for scheme in transport_schemes() if scheme != settings.broker.partition(":")[0]]
         raise ImproperlyConfigured(
-            f"broker {settings.broker} lives inside one process, so no other process can receive what `send` sends; "
-            f"expected a broker that processes share ({', '.join(shared) or 'none is installed'}): give --broker URL"
+            f"broker {settings.broker} lives inside one process, so no other process can receive what `send` "
+            f"sends; expected a broker that processes share ({', '.join(shared) or 'none is installed'}): "
+            "give --broker URL"
         )
     pairs = tuple((name, os.fsencode(text)) for name, text in parse_pairs("--header", headers))
     record = ProducerRecord(None if key is None else os.fsencode(key), os.fsencode(value), pairs, time.time())
@@ -90,8 +91,8 @@ def _topic_name(app: App, target: str) -> str:
         agent = short[0]
     if not isinstance(agent.channel, Topic):
         raise ImproperlyConfigured(
-            f"@{agent.name} reads the local channel {agent.channel.name}, which only its own process reaches; "
-            "expected an agent that reads a topic"
+            f"@{agent.name} reads the local channel {agent.channel.name}, which only its own process reaches;"
+            " expected an agent that reads a topic"
         )
     return agent.channel.name
 
@@ -135,7 +136,8 @@ async def _deliver(
 def _say(error: Exception, settings: Settings) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, trio.TooSlowError):
-        return f"not sent: broker {settings.broker} did not answer within {settings.producer_delivery_timeout:g} s"
+        limit = settings.producer_delivery_timeout
+        return f"not sent: broker {settings.broker} did not answer within {limit:g} s"
     if isinstance(error, BrokerUnavailable):
         return f"not sent: broker {settings.broker} cannot be reached: {text}"
     return f"not sent: {text}"

@@ -104,13 +104,13 @@ def banner(app: App, settings: Settings, loglevel: str) -> Panel:
         "broker": mask(settings.broker),
         "agents": ", ".join(sorted(app.agents)) or "none",
         "pid": str(os.getpid()),
-        "python": f"{platform.python_version()}, trio {version("trio")}",
+        "python": f"{platform.python_version()}, trio {version('trio')}",
         "loglevel": loglevel,
     }
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
-    return Panel(table, title=f"famulus {version("famulus")}", title_align="left", expand=False)
+    return Panel(table, title=f"famulus {version('famulus')}", title_align="left", expand=False)
 
 
 def _exit_if_asked(failure: BaseException) -> None:

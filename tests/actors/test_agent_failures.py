@@ -3,10 +3,11 @@
 import json
 import logging
 
-import famulus
 import pytest
 import trio
 import trio.testing
+
+import famulus
 from famulus.channels.memory import MemoryBroker
 from famulus.channels.message import TP, ProducerRecord
 from famulus.supervision import CrashingSupervisor, OneForOneSupervisor
@@ -149,6 +150,7 @@ async def test_pain_9_a_crash_loop_ends_the_run_with_its_history(broker: MemoryB
     assert isinstance(failure, famulus.SupervisorFailed)
     assert caught.group_contains(famulus.SupervisorFailed)
     cause: BaseException | None = failure
+    history: tuple[object, ...] = ()
     while isinstance(cause, famulus.SupervisorFailed):
         history = cause.incidents
         cause = cause.__cause__

@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator
 
-import famulus
 import pytest
 import trio
 import trio.testing
+
+import famulus
 
 
 async def test_a_plain_coroutine_answers_none() -> None:
@@ -86,10 +87,9 @@ async def test_many_callers_get_their_own_answers() -> None:
     async def ask(number: int) -> None:
         answers[number] = await square.ask(number)
 
-    async with famulus.open_app(app):
-        async with trio.open_nursery() as nursery:
-            for number in range(200):
-                nursery.start_soon(ask, number)
+    async with famulus.open_app(app), trio.open_nursery() as nursery:
+        for number in range(200):
+            nursery.start_soon(ask, number)
     assert answers == {number: number * number for number in range(200)}
 
 
@@ -221,10 +221,9 @@ async def test_asks_that_are_open_when_the_app_stops_fail() -> None:
         except famulus.AgentError as error:
             outcome.append(error.reason)
 
-    async with trio.open_nursery() as nursery:
-        async with famulus.open_app(app):
-            nursery.start_soon(ask)
-            await trio.sleep(1)
+    async with trio.open_nursery() as nursery, famulus.open_app(app):
+        nursery.start_soon(ask)
+        await trio.sleep(1)
     assert outcome == ["the app stopped before the answer came"]
 
 

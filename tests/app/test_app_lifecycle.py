@@ -3,10 +3,11 @@
 import gc
 import threading
 
-import famulus
 import pytest
 import trio
 import trio.testing
+
+import famulus
 from famulus.channels.memory import MemoryBroker
 
 
@@ -242,7 +243,9 @@ def test_an_agent_s_name_is_its_module_and_function_and_its_topic_follows() -> N
         async for _ in stream:
             pass
 
-    assert list(app.agents) == ["test_app_lifecycle.test_an_agent_s_name_is_its_module_and_function_and_its_topic_follows.shop"]
+    assert list(app.agents) == [
+        "test_app_lifecycle.test_an_agent_s_name_is_its_module_and_function_and_its_topic_follows.shop"
+    ]
     assert shop.channel.name == f"names-{shop.name}"
     assert shop.channel.value_type == dict[str, int]
     assert shop.help == "Sells things."
@@ -257,7 +260,10 @@ def test_an_agent_s_name_is_its_module_and_function_and_its_topic_follows() -> N
         (lambda app: app.agent()(lambda stream: None), "expected an async function or async generator function"),
         (lambda app: app.topic(""), "a topic needs a name"),
         (lambda app: app.topic("t", partitions=0), "partitions=0: expected a whole number of at least 1"),
-        (lambda app: app.agent(app.channel(), partitions=3)(print), "partitions describe a topic, but a channel was given"),
+        (
+            lambda app: app.agent(app.channel(), partitions=3)(print),
+            "partitions describe a topic, but a channel was given",
+        ),
     ],
 )
 def test_wrong_declarations_name_what_was_expected(declare: object, message: str) -> None:
@@ -274,5 +280,5 @@ def test_two_agents_of_one_name_are_refused() -> None:
             pass
 
     app.agent()(a)
-    with pytest.raises(famulus.ImproperlyConfigured, match="has an agent .* already"):
+    with pytest.raises(famulus.ImproperlyConfigured, match=r"has an agent .* already"):
         app.agent()(a)

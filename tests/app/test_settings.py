@@ -1,7 +1,8 @@
 """Settings: frozen data, overridden by the environment and by `open_app`, wrong ones named."""
 
-import famulus
 import pytest
+
+import famulus
 from famulus.app.settings import resolve_settings
 
 

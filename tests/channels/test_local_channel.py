@@ -1,9 +1,10 @@
 """Local channels: memory within a run, `maxsize` of backpressure, each reader gets all."""
 
-import famulus
 import pytest
 import trio
 import trio.testing
+
+import famulus
 
 
 async def test_put_waits_while_a_reader_s_buffer_is_full() -> None:

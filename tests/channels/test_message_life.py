@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator
 
-import famulus
 import pytest
 import trio
 import trio.testing
+
+import famulus
 from famulus.channels.memory import MemoryBroker
 from famulus.channels.message import TP, ProducerRecord
 

@@ -1,9 +1,10 @@
 """The producer: a bounded buffer, partitions by key, receipts, failures that reach whoever awaits (laws 3, 4, 5)."""
 
-import famulus
 import pytest
 import trio
 import trio.testing
+
+import famulus
 from famulus.channels.memory import MemoryBroker
 from famulus.channels.message import TP
 from famulus.channels.partitioner import partition_for

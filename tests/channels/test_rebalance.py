@@ -1,8 +1,9 @@
 """Rebalances: bounded drain, commit, let go; what is lost is discarded (laws 2 and 3)."""
 
-import famulus
 import trio
 import trio.testing
+
+import famulus
 from famulus.channels.memory import MemoryBroker
 from famulus.channels.message import TP, ProducerRecord
 

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator
 
-import famulus
 import pytest
 import trio
+
+import famulus
 
 
 def counting_app(name: str = "runs") -> tuple[famulus.App, famulus.Agent[int, str]]:

@@ -271,9 +271,7 @@ async def test_current_child_is_the_innermost_one_in_its_subtasks_too() -> None:
         current_child()
 
 
-@pytest.mark.parametrize(
-    ("auto", "ends_at"), [("any_significant", 1), ("all_significant", 4), ("never", None)]
-)
+@pytest.mark.parametrize(("auto", "ends_at"), [("any_significant", 1), ("all_significant", 4), ("never", None)])
 async def test_auto_shutdown(auto: AutoShutdown, ends_at: float | None) -> None:
     significant = auto != "never"
     strategy = OneForOneSupervisor(backoff=QUIET, auto_shutdown=auto)

@@ -38,9 +38,7 @@ class Cast:
     def note(self, what: str) -> None:
         self.diary.append((trio.current_time() - self.opened, what))
 
-    def child(
-        self, name: str, *, ready: float = 0.0, drain: float = 0.0, restart: Restart = "permanent"
-    ) -> ChildSpec:
+    def child(self, name: str, *, ready: float = 0.0, drain: float = 0.0, restart: Restart = "permanent") -> ChildSpec:
         async def run(*, task_status: trio.TaskStatus[None]) -> None:
             assert name not in self.running
             self.running.add(name)
@@ -206,9 +204,7 @@ async def test_a_later_childs_crash_does_not_make_the_group_under_way_be_forgott
             await trio.sleep(1)
             cast.crash["late"].set()
         await trio.sleep(60)
-        assert [(h.name, h.state) for h in sup.children.values()] == [
-            (n, "running") for n in ("a", "b", "c", "late")
-        ]
+        assert [(h.name, h.state) for h in sup.children.values()] == [(n, "running") for n in ("a", "b", "c", "late")]
         assert [i.child for i in sup.incidents] == ["b", "late"]
 
 

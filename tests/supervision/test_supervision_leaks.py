@@ -48,9 +48,7 @@ async def test_a_deadline_inside_a_suspended_generator_is_a_crash_of_that_child_
         runs.append(trio.current_time())
         async with aclosing(ticks(1)) as stream:
             async for _ in stream:
-                await trio.sleep(
-                    100
-                )  # the delivery of an answer, interrupted by the generator's own deadline
+                await trio.sleep(100)  # the delivery of an answer, interrupted by the generator's own deadline
 
     async with open_supervisor(STEADY) as sup:
         sibling = await sup.start(child(witness, name="witness"))

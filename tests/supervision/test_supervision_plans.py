@@ -24,9 +24,7 @@ def test_one_for_one_restarts_the_failed_child_only() -> None:
 
 
 def test_one_for_all_stops_the_others_in_reverse_and_starts_all_in_order() -> None:
-    assert plan(ABCD, "b", OneForAllSupervisor()) == Plan(
-        stop=("d", "c", "a"), drop=(), start=("a", "b", "c", "d")
-    )
+    assert plan(ABCD, "b", OneForAllSupervisor()) == Plan(stop=("d", "c", "a"), drop=(), start=("a", "b", "c", "d"))
 
 
 def test_rest_for_one_takes_those_after_the_failed_child() -> None:
@@ -84,9 +82,7 @@ views = st.lists(
 )
 
 
-@given(
-    views, st.data(), st.sampled_from([OneForOneSupervisor(), OneForAllSupervisor(), RestForOneSupervisor()])
-)
+@given(views, st.data(), st.sampled_from([OneForOneSupervisor(), OneForAllSupervisor(), RestForOneSupervisor()]))
 def test_every_plan_stops_in_reverse_order_and_starts_in_order(
     children: list[ChildView], data: st.DataObject, strategy: SupervisorStrategy
 ) -> None:

@@ -127,9 +127,7 @@ async def test_too_many_incidents_make_the_supervisor_give_up_with_their_history
 
     start = trio.current_time()
     with pytest.raises(ExceptionGroup) as info:
-        async with open_supervisor(
-            OneForOneSupervisor(max_restarts=3, within=60, backoff=STEADY), name="root"
-        ) as sup:
+        async with open_supervisor(OneForOneSupervisor(max_restarts=3, within=60, backoff=STEADY), name="root") as sup:
             await sup.start(child(sibling))
             await sup.start(child(flaky, name="flaky"))
             await trio.sleep_forever()
@@ -348,10 +346,7 @@ async def test_records_tell_supervisor_child_reason_and_count(caplog: pytest.Log
     async with open_supervisor(OneForOneSupervisor(backoff=STEADY), name="top") as sup:
         await sup.start(child(Flaky(times=1, after=1), name="x"))
         await trio.sleep(5)
-    told = [
-        (r.levelname, r.__dict__["supervisor"], r.__dict__["child"], r.__dict__["reason"])
-        for r in caplog.records
-    ]
+    told = [(r.levelname, r.__dict__["supervisor"], r.__dict__["child"], r.__dict__["reason"]) for r in caplog.records]
     assert told == [
         ("DEBUG", "top", "x", None),
         ("ERROR", "top", "x", "Boom: 1"),

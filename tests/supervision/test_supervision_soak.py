@@ -32,6 +32,13 @@ class Forest:
         self.calm = False
         self.running: set[str] = set()
         self.crashes = 0
+        self.crashed_enough = trio.Event()
+
+    def crash(self, name: str) -> ValueError:
+        self.crashes += 1
+        if self.crashes == 1500:
+            self.crashed_enough.set()
+        return ValueError(name)
 
     def worker(self, name: str) -> ChildSpec:
         chance = self.random
@@ -43,14 +50,18 @@ class Forest:
                 request = trap_stop() if chance.random() < 0.5 else None
                 await trio.sleep(chance.choice([0, 0.1]))
                 if not self.calm and chance.random() < 0.1:
-                    self.crashes += 1
-                    raise ValueError("start")
+                    raise self.crash("start")
                 task_status.started()
-                with trio.move_on_after(inf if self.calm else chance.expovariate(0.5)) as scope:
-                    await (trio.sleep_forever() if request is None else request.wait())
-                if scope.cancelled_caught and chance.random() < 0.9:
-                    self.crashes += 1
-                    raise ValueError(name)
+                asked = False
+                while not asked:
+                    with trio.move_on_after(chance.expovariate(0.5)):
+                        if request is None:
+                            await trio.sleep_forever()
+                        else:
+                            await request.wait()
+                            asked = True
+                    if not asked and not self.calm and chance.random() < 0.9:
+                        raise self.crash(name)
                 with trio.CancelScope(shield=chance.random() < 0.2):
                     await trio.sleep(chance.choice([0, 0.2]))
             finally:
@@ -81,8 +92,7 @@ async def test_random_crashes_over_random_trees_keep_the_invariants(
     async with open_supervisor(top, forest.tree("t", 3), name="root") as sup:
         forest.calm = False
         workers = [node.name for node in sup.tree().walk() if node.kind == "worker"]
-        while forest.crashes < 1500:
-            await trio.sleep(1)
+        await forest.crashed_enough.wait()
         forest.calm = True
         await trio.sleep(600)
         assert [node.name for node in sup.tree().walk() if node.kind == "worker"] == workers

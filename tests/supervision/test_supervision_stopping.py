@@ -246,9 +246,7 @@ async def test_nested_supervisors_drain_their_children_in_the_whole_trees_revers
 
 async def test_a_nested_supervisor_past_its_shutdown_cancels_its_children() -> None:
     diary = Diary()
-    nested = supervisor(
-        STEADY, diary.drains("a", 100, inf), diary.drains("b", 100, inf), name="n", shutdown=3
-    )
+    nested = supervisor(STEADY, diary.drains("a", 100, inf), diary.drains("b", 100, inf), name="n", shutdown=3)
     async with open_supervisor(STEADY, nested):
         await trio.lowlevel.checkpoint()
     assert diary.entries == [(0, "b asked"), (3, "b cancelled"), (3, "a cancelled")]
