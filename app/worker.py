@@ -103,7 +103,7 @@ def _end_process(number: signal.Signals) -> NoReturn:
     flushing = threading.Thread(target=_flush, daemon=True)
     flushing.start()
     flushing.join(_FLUSH_LIMIT)
-    os.write(2, f"{number.name} again: ending at once, work in hand is left unacknowledged\n".encode())
+    os.write(2, f"{number.name}, the second signal: ending at once, the work in hand is not acknowledged\n".encode())
     os._exit(128 + number)
 
 

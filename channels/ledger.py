@@ -147,11 +147,7 @@ class PartitionLedger:
 
     def _ack_slowly(self, offset: int, generation: int) -> bool:
         """All but an acknowledgement in order in the middle of a run."""
-        if (
-            generation != self.generation
-            or not self.in_flight
-            or not self.committable <= offset < self.newest
-        ):
+        if generation != self.generation or not self.in_flight or not self.committable <= offset < self.newest:
             return False
         if offset == self.committable:
             self.in_flight -= 1

@@ -60,9 +60,7 @@ class MemoryTransport(Transport):
         name = url.removeprefix("memory://")
         if broker is None:
             broker = (
-                MemoryBroker.named(name)
-                if name
-                else MemoryBroker(keep="uncommitted", max_records=PRIVATE_MAX_RECORDS)
+                MemoryBroker.named(name) if name else MemoryBroker(keep="uncommitted", max_records=PRIVATE_MAX_RECORDS)
             )
         self.broker = broker
         self.options = options or TransportOptions()
@@ -134,9 +132,7 @@ class MemoryTransport(Transport):
 
     # -- writing -------------------------------------------------------------------------------------------
 
-    async def produce(
-        self, batches: Mapping[TP, Sequence[ProducerRecord]]
-    ) -> Mapping[TP, ProduceResult | Exception]:
+    async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> Mapping[TP, ProduceResult | Exception]:
         await self._ready()
         faults = self.broker.faults
         outcome: dict[TP, ProduceResult | Exception] = {}

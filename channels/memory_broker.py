@@ -127,9 +127,7 @@ class MemoryBroker:
         self.check_up()
         token = trio.lowlevel.current_trio_token()
         if self._users and self._run is not token:
-            raise RuntimeError(
-                f"{self!r} is in use by another trio run; a memory broker cannot be shared by threads"
-            )
+            raise RuntimeError(f"{self!r} is in use by another trio run; a memory broker cannot be shared by threads")
         self._run = token
         self._users += 1
 

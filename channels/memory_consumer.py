@@ -278,7 +278,8 @@ class MemoryConsumer(Consumer):
         member = self._member
         if member is None:
             raise CommitRefused(f"group {self.options.group!r}: this consumer has not subscribed yet")
-        self._touched.set()
+        if member.thrown_out is not None:
+            self._touched.set()
         self._group.check_ownership(member, partitions, generation)
         if not self._assignment.partitions.issuperset(partitions):
             who = f"group {self.options.group!r}, member {member.id}"

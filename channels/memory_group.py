@@ -124,7 +124,7 @@ class MemoryGroup:
     Attributes:
         generation: of the last completed rebalance; it only grows, also when the group was empty in between.
         preparing: a rebalance is under way.
-        deadline: trio time at which members that have not joined are thrown out.
+        deadline: trio time at which members that have not joined are thrown out; infinite when stable.
     """
 
     def __init__(self, name: str, partitions: Callable[[], Mapping[str, int]]) -> None:
@@ -175,7 +175,7 @@ class MemoryGroup:
     def ask_rebalance(self) -> None:
         """Begin a rebalance, if none is under way."""
         if not self.members:
-            self.preparing = False
+            self._settle()
             return
         if not self.preparing:
             self.preparing = True
@@ -187,7 +187,9 @@ class MemoryGroup:
         self._complete_if_all_joined()
 
     def restart_clock(self) -> None:
-        """Give the members that have not joined their full time from now on."""
+        """Give the members that a rebalance waits for their full time from now on."""
+        if not self.preparing:
+            return
         longest = max((member.options.rebalance_timeout for member in self.members.values()), default=0.0)
         self.deadline = trio.current_time() + longest
 
@@ -207,21 +209,24 @@ class MemoryGroup:
                 member.thrown_out = f"its on_revoked took longer than rebalance_timeout={seconds:g}"
                 member.told_at = -inf
                 member.tell()
+            if not self.members:
+                self._settle()
             self._complete_if_all_joined()
-            self.preparing = self.preparing and bool(self.members)
+
+    def _settle(self) -> None:
+        self.preparing = False
+        self.deadline = inf
 
     def _complete_if_all_joined(self) -> None:
         members = self.members
         if not self.preparing or not members or not all(member.joined for member in members.values()):
             return
-        self.preparing = False
-        self.deadline = inf
+        self._settle()
         self.generation += 1
         partitions = self._partitions()
         names = {member.name: member for member in members.values()}
         wants = {
-            name: [topic for topic in partitions if member.subscription.wants(topic)]
-            for name, member in names.items()
+            name: [topic for topic in partitions if member.subscription.wants(topic)] for name, member in names.items()
         }
         shares = assign(wants, partitions)
         for name, member in names.items():

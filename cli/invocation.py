@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-import click
 
 from ..app.app import App
 from ..app.settings import Settings, parse_setting
@@ -37,14 +36,13 @@ class Invocation:
         """The App to work with, imported if need be.
 
         Raises:
-            click.UsageError: none was named.
-            ImproperlyConfigured: the one named cannot be had.
+            ImproperlyConfigured: none was named, or the one named cannot be had.
         """
         if self.bound is not None:
             return self.bound
         if not self.wanted:
-            raise click.UsageError(
-                "which app? Give -A module[:attribute] before the command, or set FAMULUS_APP"
+            raise ImproperlyConfigured(
+                "which app? expected -A module[:attribute] before the command, or FAMULUS_APP in the environment"
             )
         return find_app(self.wanted)
 

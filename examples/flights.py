@@ -85,9 +85,7 @@ async def replay() -> None:
 async def feed(lines: list[str]) -> None:
     for row, line in enumerate(csv.DictReader(lines)):
         delay = None if line["dep_delay"] in ("", "NA") else float(line["dep_delay"])
-        await flights.send(
-            Flight(row, line["carrier"], int(line["flight"]), line["origin"], line["dest"], delay)
-        )
+        await flights.send(Flight(row, line["carrier"], int(line["flight"]), line["origin"], line["dest"], delay))
 
 
 async def show(rows: int) -> None:

@@ -37,9 +37,7 @@ class Backoff:
         if not (0 <= self.min < math.inf):
             raise ValueError(f"Backoff(min={self.min!r}): expected seconds, 0 or more and finite")
         if not (self.min <= self.max < math.inf):
-            raise ValueError(
-                f"Backoff(max={self.max!r}): expected seconds, at least min={self.min!r} and finite"
-            )
+            raise ValueError(f"Backoff(max={self.max!r}): expected seconds, at least min={self.min!r} and finite")
         if not (1 <= self.factor < math.inf):
             raise ValueError(f"Backoff(factor={self.factor!r}): expected a number from 1 up, finite")
         if not (0 <= self.jitter <= 1):

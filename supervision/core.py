@@ -227,7 +227,9 @@ class Supervisor:
 
     def _ask(self, handle: ChildHandle, run: Incarnation, drain: bool) -> None:
         handle.state = "stopping"
-        run.ask(drain, handle.spec.shutdown)
+        # A worker that is not ready has nothing to drain; a supervisor may have children that do.
+        can_drain = run.ready_at is not None or handle._nested is not None
+        run.ask(drain and can_drain, handle.spec.shutdown)
 
     async def _terminate(self, handle: ChildHandle) -> None:
         handle._held = True
@@ -285,9 +287,7 @@ class Supervisor:
         run.failure = reason
         self._decide(handle, run, reason, stopped)
 
-    def _decide(
-        self, handle: ChildHandle, run: Incarnation, reason: BaseException | None, stopped: bool
-    ) -> None:
+    def _decide(self, handle: ChildHandle, run: Incarnation, reason: BaseException | None, stopped: bool) -> None:
         if reason is not None and is_fatal(reason):
             self._retire(handle, "failed")
             self._fatal.append(reason)
@@ -313,11 +313,7 @@ class Supervisor:
     def _retire(self, handle: ChildHandle, state: ChildState) -> None:
         handle.state = state
         self._significant.discard(handle.name)
-        if (
-            handle.spec.restart == "temporary"
-            and not handle._keep
-            and self._children.get(handle.name) is handle
-        ):
+        if handle.spec.restart == "temporary" and not handle._keep and self._children.get(handle.name) is handle:
             del self._children[handle.name]
         report.ended(self.path, handle.name, state)
 

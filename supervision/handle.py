@@ -77,9 +77,7 @@ class ChildHandle:
         self.hook_failures = 0
         self.value: object = None
         self._supervisor = supervisor
-        self._run: Incarnation | None = (
-            None  # the incarnation under way, which may still sleep out its backoff
-        )
+        self._run: Incarnation | None = None  # the incarnation under way, which may still sleep out its backoff
         self._attempt = 0  # position in the backoff
         self._held = False  # terminated by hand: stays stopped
         self._keep = False  # a temporary child that is stopped only to be restarted by hand
@@ -110,11 +108,7 @@ class ChildHandle:
             RuntimeError: The child is no supervisor, or does not run now.
         """
         if self._nested is None:
-            why = (
-                "does not run now"
-                if isinstance(self.spec, SupervisorSpec)
-                else "is a worker, not a supervisor"
-            )
+            why = "does not run now" if isinstance(self.spec, SupervisorSpec) else "is a worker, not a supervisor"
             raise RuntimeError(f"child {self.label!r} {why}")
         return self._nested
 
@@ -158,9 +152,7 @@ class ChildHandle:
             strategy=type(self.spec.strategy).__name__ if isinstance(self.spec, SupervisorSpec) else None,
             state=self.state,
             restarts=self.restarts,
-            uptime=trio.current_time() - run.ready_at
-            if run is not None and run.ready_at is not None
-            else None,
+            uptime=trio.current_time() - run.ready_at if run is not None and run.ready_at is not None else None,
             last_reason=None if reason is None and self.last_incident is None else describe(reason),
             children=() if nested is None else tuple(h.node() for h in nested.children.values()),
         )
@@ -202,7 +194,7 @@ def trap_stop(on_request: Callable[[], object] | None = None) -> StopRequest:
     """From now on, ask this incarnation of the current child to stop instead of cancelling it at once.
 
     As OTP's ``process_flag(trap_exit, true)``. After the request it has its spec's ``shutdown`` seconds to
-    return.
+    return. A worker that is not ready yet is cancelled at once all the same.
 
     Args:
         on_request: Called when the request comes (at once if it came already), for a child that waits

@@ -103,7 +103,5 @@ class _Root:
             if body is None:
                 return exc
             if not isinstance(exc, trio.Cancelled):  # KeyboardInterrupt
-                return BaseExceptionGroup(
-                    "the body failed, and its supervision tree was interrupted", [body, exc]
-                )
+                return BaseExceptionGroup("the body failed, and its supervision tree was interrupted", [body, exc])
         return body

@@ -53,9 +53,7 @@ def crashed(supervisor: str, child: str, incarnation: int, reason: BaseException
         text = describe(reason)
         extra = {"supervisor": supervisor, "child": child, "incarnation": incarnation, "reason": text}
         if reason is None:
-            _log.warning(
-                "%s/%s #%d returned, though it is permanent", supervisor, child, incarnation, extra=extra
-            )
+            _log.warning("%s/%s #%d returned, though it is permanent", supervisor, child, incarnation, extra=extra)
         else:
             _log.error(
                 "%s/%s #%d crashed while %s: %s",
@@ -77,9 +75,7 @@ def start_failed(supervisor: str, child: str, reason: BaseException | None) -> N
         _log.warning("%s/%s failed to start: %s", supervisor, child, text, extra=extra)
 
 
-def restarting(
-    supervisor: str, child: str, delay: float, incidents: int, reason: BaseException | None
-) -> None:
+def restarting(supervisor: str, child: str, delay: float, incidents: int, reason: BaseException | None) -> None:
     """An incident was counted and the child will run again."""
     if _log.isEnabledFor(logging.INFO):
         extra = {

@@ -17,9 +17,7 @@ from .errors import LeakedCancellation, StrayNursery
 
 __all__ = ["Incarnation", "Owner", "StopRequest", "without_cancelled"]
 
-_FIRST_REPORT = (
-    5.0  # seconds after its cancellation that a child which stays is reported, then twice that, and so on
-)
+_FIRST_REPORT = 5.0  # seconds after its cancellation that a child which stays is reported, then twice that, and so on
 _LONGEST_REPORT = 600.0
 
 

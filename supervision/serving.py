@@ -16,9 +16,7 @@ if TYPE_CHECKING:  # supervisors are what it works on, and run it for those nest
 __all__ = ["serve"]
 
 
-async def serve(
-    supervisor: Supervisor, specs: tuple[Spec, ...], started: Callable[[Supervisor], object]
-) -> None:
+async def serve(supervisor: Supervisor, specs: tuple[Spec, ...], started: Callable[[Supervisor], object]) -> None:
     """Start the declared children, call ``started``, serve until something ends it, stop all children.
 
     Raises:

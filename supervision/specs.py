@@ -60,9 +60,7 @@ class _Treatment:
                 f"child {self.name!r}: restart={self.restart!r}: expected permanent, transient or temporary"
             )
         if self.shutdown is not None and not self.shutdown >= 0:
-            raise ValueError(
-                f"child {self.name!r}: shutdown={self.shutdown!r}: expected seconds from 0, inf or None"
-            )
+            raise ValueError(f"child {self.name!r}: shutdown={self.shutdown!r}: expected seconds from 0, inf or None")
         if self.significant and self.restart == "permanent":
             raise ValueError(
                 f"child {self.name!r} is significant and permanent, but a permanent child never ends by "

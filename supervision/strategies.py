@@ -54,19 +54,14 @@ class SupervisorStrategy:
     def __attrs_post_init__(self) -> None:
         name = type(self).__name__
         if not hasattr(self, "affects"):
-            raise TypeError(
-                "SupervisorStrategy is abstract: use OneForOneSupervisor or another of its subclasses"
-            )
+            raise TypeError("SupervisorStrategy is abstract: use OneForOneSupervisor or another of its subclasses")
         if not (self.max_restarts == math.inf or (self.max_restarts >= 0 and self.max_restarts % 1 == 0)):
-            raise ValueError(
-                f"{name}(max_restarts={self.max_restarts!r}): expected a whole number from 0, or inf"
-            )
+            raise ValueError(f"{name}(max_restarts={self.max_restarts!r}): expected a whole number from 0, or inf")
         if not self.within > 0:
             raise ValueError(f"{name}(within={self.within!r}): expected seconds, more than 0")
         if self.auto_shutdown not in ("never", "any_significant", "all_significant"):
             raise ValueError(
-                f"{name}(auto_shutdown={self.auto_shutdown!r}): expected never, any_significant or "
-                f"all_significant"
+                f"{name}(auto_shutdown={self.auto_shutdown!r}): expected never, any_significant or all_significant"
             )
         if self.max_restarts == math.inf:
             return

@@ -53,9 +53,7 @@ class IncidentWindow:
     def __init__(self, max_restarts: float, within: float) -> None:
         self._max_restarts = max_restarts
         self._within = within
-        self._incidents: deque[Incident] = deque(
-            maxlen=_KEPT_WITHOUT_LIMIT if max_restarts == math.inf else None
-        )
+        self._incidents: deque[Incident] = deque(maxlen=_KEPT_WITHOUT_LIMIT if max_restarts == math.inf else None)
 
     def record(self, incident: Incident) -> bool:
         """Take in an incident, not older than the last; True if the window now holds too many."""

@@ -34,7 +34,5 @@ __all__ = [
 ]
 
 
-class TransportContract(
-    LogContract, GroupContract, CommitContract, AdminContract, TransactionContract, FaultContract
-):
+class TransportContract(LogContract, GroupContract, CommitContract, AdminContract, TransactionContract, FaultContract):
     """Everything that `famulus.channels.transport` promises. Override `open_broker`."""

@@ -118,16 +118,12 @@ class TransactionContract(ContractBase):
                         group=group,
                         generation=member.generation,
                     )
-                    assert {sink: result.base_offset for sink, result in results.items()} == dict.fromkeys(
-                        sinks, 0
-                    )
+                    assert {sink: result.base_offset for sink, result in results.items()} == dict.fromkeys(sinks, 0)
                     assert await member.consumer.committed([source]) == {source: 5}
                 async with self.member(
                     broker, broker.name("group"), [sink.topic for sink in sinks], client_id="reader"
                 ) as reader:
-                    assert sorted(values(await reader.read(6)), key=str) == sorted(
-                        [b"0", b"1", b"2"] * 2, key=str
-                    )
+                    assert sorted(values(await reader.read(6)), key=str) == sorted([b"0", b"1", b"2"] * 2, key=str)
 
     async def test_a_transaction_without_offsets(self) -> None:
         async with self.broker_and_transport() as (broker, transport):

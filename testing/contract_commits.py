@@ -11,7 +11,7 @@ from ..channels.errors import CommitRefused
 from ..channels.message import TP
 from ..channels.transport import ConsumerOptions
 from .contract_groups import all_partitions
-from .contract_kit import Changes, ContractBase, GroupMember, Recorder, numbered, produce, values
+from .contract_kit import ContractBase, GroupMember, Recorder, numbered, produce, values
 
 __all__ = ["CommitContract"]
 
@@ -84,7 +84,7 @@ class CommitContract(ContractBase):
             tp = TP(await broker.new_topic(transport), 0)
             group = broker.name("group")
             await produce(transport, {tp: numbered(0, 5)})
-            recorder = Recorder(Changes())
+            recorder = Recorder(broker.changes)
             async with self.member(broker, group, [tp.topic], client_id="one", listener=recorder) as one:
                 first = one.consumer.assignment
 
@@ -106,7 +106,7 @@ class CommitContract(ContractBase):
             tp = TP(await broker.new_topic(transport), 0)
             group = broker.name("group")
             await produce(transport, {tp: numbered(0, 5)})
-            recorder = Recorder(Changes())
+            recorder = Recorder(broker.changes)
             with trio.fail_after(broker.patience):
                 async with self.member(broker, group, [tp.topic], listener=recorder) as one:
 
@@ -121,7 +121,7 @@ class CommitContract(ContractBase):
         async with self.broker_and_transport() as (broker, transport):
             tp = TP(await broker.new_topic(transport), 0)
             group = broker.name("group")
-            recorder = Recorder(Changes())
+            recorder = Recorder(broker.changes)
             refused = trio.Event()
             async with self.member(broker, group, [tp.topic], client_id="slow", listener=recorder) as slow:
                 old = slow.generation
@@ -156,9 +156,7 @@ class CommitContract(ContractBase):
                         member.changes.notify()
                         if batch.next_offset % 3 == 0:
                             with suppress(CommitRefused):
-                                await member.consumer.commit(
-                                    {batch.tp: batch.next_offset}, generation=batch.generation
-                                )
+                                await member.consumer.commit({batch.tp: batch.next_offset}, generation=batch.generation)
 
             async def come_and_go(number: int) -> None:
                 async with self.member(broker, group, [topic], client_id=f"guest-{number}") as guest:
@@ -177,9 +175,7 @@ class CommitContract(ContractBase):
             ):
                 nursery.start_soon(work, host)
                 for number in range(3):
-                    await produce(
-                        transport, {tp: numbered(50 * number, 50 * number + 50) for tp in partitions}
-                    )
+                    await produce(transport, {tp: numbered(50 * number, 50 * number + 50) for tp in partitions})
                     with trio.fail_after(broker.patience):
                         await come_and_go(number)
                 with trio.fail_after(broker.patience):
@@ -200,11 +196,11 @@ class CommitContract(ContractBase):
                 for _ in range(2)
             )
             async with (
-                transport.open_consumer(first, Recorder(Changes())) as one,
-                transport.open_consumer(second, Recorder(Changes())) as two,
+                transport.open_consumer(first, Recorder(broker.changes)) as one,
+                transport.open_consumer(second, Recorder(broker.changes)) as two,
             ):
                 with trio.fail_after(broker.patience):
                     for consumer in (one, two):
                         await consumer.subscribe([tp.topic])
-                        member = GroupMember(transport, consumer, Recorder(Changes()))
+                        member = GroupMember(transport, consumer, Recorder(broker.changes))
                         assert values(await member.read(2)) == [b"0", b"1"]

@@ -27,7 +27,23 @@ from ..channels.transport import (
 )
 from .faults import BrokerFaults
 
-__all__ = ["BrokerHarness", "ContractBase", "GroupMember", "Recorder", "numbered", "produce", "values"]
+__all__ = ["BrokerHarness", "Changes", "ContractBase", "GroupMember", "Recorder", "numbered", "produce", "values"]
+
+
+class Changes:
+    """Lets tasks wait until a condition holds; whoever changes something says so."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def notify(self) -> None:
+        self._event.set()
+        self._event = trio.Event()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until it is true. Ask only about what is notified here."""
+        while not condition():
+            await self._event.wait()
 
 
 class BrokerHarness:
@@ -41,6 +57,7 @@ class BrokerHarness:
         session_timeout, rebalance_timeout: seconds, for `ConsumerOptions`; short ones make the suite fast.
         creates_missing_topics: whether subscribing to a missing topic creates it.
         transactions: whether `transact` works.
+        changes: where the members of a test say what has happened to them.
     """
 
     def __init__(
@@ -63,6 +80,7 @@ class BrokerHarness:
         self.rebalance_timeout = rebalance_timeout
         self.creates_missing_topics = creates_missing_topics
         self.transactions = transactions
+        self.changes = Changes()
         self._names = count(1)
         self._unique = uuid4().hex[:8]
 
@@ -92,28 +110,12 @@ class BrokerHarness:
         return name
 
 
-class Changes:
-    """Lets tasks wait until a condition holds; whoever changes something says so."""
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-
-    def notify(self) -> None:
-        self._event.set()
-        self._event = trio.Event()
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until it is true. Ask only about what is notified here."""
-        while not condition():
-            await self._event.wait()
-
-
 class Recorder(RebalanceListener):
     """A listener that writes down what it is told.
 
     Attributes:
         assigned: the assignments, in order.
-        revoked: partitions and `lost` of each revocation, in order.
+        revoked: partitions and `lost` of each revocation that took any, in order.
         inside: which callback is running.
         before_assigned_returns, before_revoked_returns: what to do in the callbacks.
     """
@@ -145,7 +147,8 @@ class Recorder(RebalanceListener):
                 await self.before_revoked_returns(revoked, lost)
         finally:
             self.inside = None
-        self.revoked.append((revoked, lost))
+        if revoked:
+            self.revoked.append((revoked, lost))
         self.changes.notify()
 
 
@@ -243,7 +246,7 @@ class ContractBase:
             session_timeout=broker.session_timeout,
             rebalance_timeout=broker.rebalance_timeout,
         )
-        recorder = listener or Recorder(Changes())
+        recorder = listener or Recorder(broker.changes)
         transport = broker.transport(client_id)
         async with transport.open(), transport.open_consumer(options, recorder) as consumer:
             if topics or pattern is not None:
@@ -261,9 +264,7 @@ def values(messages: Sequence[Message]) -> list[bytes | None]:
     return [message.value for message in messages]
 
 
-async def produce(
-    transport: Transport, batches: Mapping[TP, Sequence[ProducerRecord]]
-) -> dict[TP, ProduceResult]:
+async def produce(transport: Transport, batches: Mapping[TP, Sequence[ProducerRecord]]) -> dict[TP, ProduceResult]:
     """Produce; every batch must be taken."""
     results: dict[TP, ProduceResult] = {}
     for tp, result in (await transport.produce(batches)).items():

@@ -247,9 +247,7 @@ class LogContract(ContractBase):
             tp = TP(await broker.new_topic(transport), 0)
             with trio.fail_after(broker.patience):
                 await produce(transport, {tp: numbered(0, 5)})
-                async with self.member(
-                    broker, broker.name("group"), [tp.topic], offset_reset="latest"
-                ) as member:
+                async with self.member(broker, broker.name("group"), [tp.topic], offset_reset="latest") as member:
                     assert member.consumer.position(tp) == 5
                     await produce(transport, {tp: numbered(5, 8)})
                     assert values(await member.read(3)) == [b"5", b"6", b"7"]

@@ -60,9 +60,7 @@ class BrokerFaults:
 
 class _Holding(AbstractAsyncContextManager[None]):
     def __init__(self, broker: MemoryBroker, tp: TP, after_write: bool) -> None:
-        self._hold = broker.faults.hold_produce(
-            topic=tp.topic, partition=tp.partition, after_write=after_write
-        )
+        self._hold = broker.faults.hold_produce(topic=tp.topic, partition=tp.partition, after_write=after_write)
 
     async def __aenter__(self) -> None:
         return None

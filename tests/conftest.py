@@ -12,6 +12,9 @@ from famulus.channels.memory import MemoryBroker
 
 pytest_plugins = ["famulus.testing.plugin", "pytester"]
 
+# --doctest-modules would import these as modules, two by one name; they are loaded all the same.
+collect_ignore_glob = ["*conftest.py"]
+
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 SEED = int(os.environ.get("FAMULUS_SEED") or random.SystemRandom().randrange(2**32))

@@ -1,6 +1,6 @@
 """The repository root is the package `famulus`: its folders, the lists that name them and its face agree.
 
-docs/decisions/0001-layout-and-packaging.md says why it is laid out so.
+docs/decisions/0001-layout-packaging-and-test-bench.md says why it is laid out so.
 """
 
 import ast

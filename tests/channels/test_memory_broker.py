@@ -50,9 +50,7 @@ def records(count: int) -> list[ProducerRecord]:
 
 
 @asynccontextmanager
-async def transport_with_topic(
-    broker: MemoryBroker | None = None, **config: str
-) -> AsyncIterator[MemoryTransport]:
+async def transport_with_topic(broker: MemoryBroker | None = None, **config: str) -> AsyncIterator[MemoryTransport]:
     transport = MemoryTransport(broker=broker)
     async with transport.open():
         await transport.create_topic(TopicSpec(name="t", partitions=1, config=config))
@@ -79,9 +77,7 @@ def test_memory_is_found_by_its_scheme() -> None:
     assert not transport.crosses_processes
 
 
-@pytest.mark.parametrize(
-    "url", ["memory://a/b", "memory://a?b=c", "memory:///a", "kafka://a", "memory://a#b"]
-)
+@pytest.mark.parametrize("url", ["memory://a/b", "memory://a?b=c", "memory:///a", "kafka://a", "memory://a#b"])
 def test_a_url_that_is_no_memory_url_is_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="expected memory://"):
         MemoryTransport(url)
@@ -204,8 +200,8 @@ async def test_subscribing_inside_a_callback_is_refused() -> None:
 
 async def test_a_second_member_with_the_same_instance_id_ends_the_first() -> None:
     broker = MemoryBroker()
-    async with transport_with_topic(broker) as first, MemoryTransport(broker=broker).open():
-        second = MemoryTransport(broker=broker)
+    second = MemoryTransport(broker=broker)
+    async with transport_with_topic(broker) as first:
         with trio.fail_after(60), pytest.raises(TransportError, match="taken over its instance_id 'a'"):
             async with (
                 second.open(),
@@ -380,6 +376,33 @@ async def test_a_rebalance_waits_while_the_broker_is_away() -> None:
         broker.faults.start()
         async with consumer_of(other) as second:
             assert second.assignment.generation > before.generation
+
+
+async def test_a_lost_member_goes_on_fetching_until_it_touches_the_group_or_a_heartbeat() -> None:
+    for touch in (False, True):
+        listener = Listener()
+        options = ConsumerOptions(group="g", session_timeout=30.0)
+        async with (
+            transport_with_topic() as transport,
+            transport.open_consumer(options, listener) as consumer,
+        ):
+            await consumer.subscribe(["t"])
+            generation = consumer.assignment.generation
+            await consumer.commit({T0: 0}, generation=generation)
+            transport.broker.faults.lose_member("g", "famulus")
+            await transport.produce({T0: records(1)})
+            await trio.sleep(9.9)
+            assert len((await consumer.fetch({T0: 1}))[0].messages) == 1
+            assert listener.revoked == []
+            if touch:
+                with pytest.raises(CommitRefused, match="session has expired"):
+                    await consumer.commit({T0: 1}, generation=generation)
+                await trio.sleep(0.01)
+            else:
+                await trio.sleep(0.2)
+            assert listener.revoked == [({T0}, True)]
+            assert consumer.assignment.generation > generation
+            assert consumer.position(T0) == 0
 
 
 async def test_a_member_to_lose_must_exist() -> None:

@@ -47,7 +47,7 @@ async def test_everything_processed_is_committed_at_the_end(broker: MemoryBroker
     assert committed(broker, app) == {TP("numbers", p): 25 for p in range(4)}
 
 
-async def test_the_event_in_hand_is_never_committed(broker: MemoryBroker) -> None:
+async def test_pain_2_the_event_in_hand_is_never_committed(broker: MemoryBroker) -> None:
     app = famulus.App("in-hand", broker=url_of(broker), broker_commit_interval=1.0)
     fill(broker, "numbers", 10)
     hold = trio.Event()
@@ -169,7 +169,7 @@ async def test_events_carry_key_headers_and_message(broker: MemoryBroker) -> Non
     assert receipt == famulus.RecordMetadata("things", 0, TP("things", 0), 0, 12.5, 0)
 
 
-async def test_manual_acks_come_in_any_order_and_hold_the_offset(broker: MemoryBroker) -> None:
+async def test_pain_5_manual_acks_come_in_any_order_and_hold_the_offset(broker: MemoryBroker) -> None:
     app = famulus.App("manual", broker=url_of(broker), broker_commit_interval=1.0)
     fill(broker, "numbers", 4)
     events: list[famulus.Event[int]] = []
@@ -274,7 +274,7 @@ async def test_a_failed_output_is_a_failure_of_its_event(broker: MemoryBroker) -
     assert committed(broker, app) == {TP("numbers", 0): 2}
 
 
-async def test_a_slow_stream_pauses_its_partitions_and_nobody_elses(broker: MemoryBroker) -> None:
+async def test_pain_8_a_slow_stream_pauses_its_partitions_and_nobody_elses(broker: MemoryBroker) -> None:
     app = famulus.App("slow", broker=url_of(broker), stream_buffer_maxsize=10)
     fill(broker, "slow", 1000)
     fill(broker, "quick", 1000)
@@ -321,7 +321,7 @@ async def test_the_span_of_unacknowledged_offsets_is_bounded(broker: MemoryBroke
         assert len(events) == 200
 
 
-async def test_gaps_in_the_log_are_no_holes(broker: MemoryBroker) -> None:
+async def test_pain_2_gaps_in_the_log_are_no_holes(broker: MemoryBroker) -> None:
     app = famulus.App("gaps", broker=url_of(broker))
     fill(broker, "numbers", 10)
     broker.faults.compact(TP("numbers", 0), [0, 3, 4, 8])

@@ -93,7 +93,7 @@ def test_every_plan_stops_in_reverse_order_and_starts_in_order(
     assert list(decided.start) == sorted(decided.start, key=order.index)
     assert failed not in decided.stop
     assert len(set(decided.stop)) == len(decided.stop)
-    # Whatever is stopped is either started again or dropped, and nothing else is started but the failed child.
+    # Whatever is stopped is started again or dropped, and nothing else is started but the failed one.
     again = set(decided.start) | set(decided.drop)
     assert set(decided.stop) <= again
     assert set(decided.start) <= set(decided.stop) | {failed}

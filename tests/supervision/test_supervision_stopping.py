@@ -10,6 +10,8 @@ from famulus.supervision import (
     Backoff,
     ChildSpec,
     OneForOneSupervisor,
+    Supervisor,
+    SupervisorStopping,
     child,
     open_supervisor,
     supervisor,
@@ -227,10 +229,11 @@ async def test_request_stop_begins_the_stop_and_the_body_goes_on() -> None:
     async with open_supervisor(STEADY, diary.drains("a", 2)) as sup:
         await trio.lowlevel.checkpoint()
         sup.request_stop()
-        assert sup.state == "stopping"
+        states = [sup.state]
         await sup.wait()
-        assert sup.state == "stopped"
+        states.append(sup.state)
         diary.note("body")
+    assert states == ["stopping", "stopped"]
     assert diary.entries == [(0, "a asked"), (2, "a drained"), (2, "body")]
 
 
@@ -250,6 +253,25 @@ async def test_a_nested_supervisor_past_its_shutdown_cancels_its_children() -> N
     async with open_supervisor(STEADY, nested):
         await trio.lowlevel.checkpoint()
     assert diary.entries == [(0, "b asked"), (3, "b cancelled"), (3, "a cancelled")]
+
+
+async def test_a_worker_that_is_not_ready_has_nothing_to_drain() -> None:
+    diary = Diary()
+
+    async def slow(*, task_status: trio.TaskStatus[None]) -> None:
+        trap_stop()
+        await trio.sleep_forever()
+
+    nested = supervisor(STEADY, diary.drains("a", 2), child(slow, shutdown=inf), name="nested")
+    async with trio.open_nursery() as nursery, open_supervisor(STEADY) as sup:
+
+        async def starter() -> None:
+            with pytest.raises(SupervisorStopping):
+                await sup.start(nested)
+
+        nursery.start_soon(starter)
+        await trio.sleep(1)
+    assert diary.entries == [(1, "a asked"), (3, "a drained")]  # the supervisor's ready child had
 
 
 async def test_outside_cancellation_stops_in_reverse_without_drain_and_leaves_as_cancelled() -> None:
@@ -273,17 +295,19 @@ async def test_outside_cancellation_stops_in_reverse_without_drain_and_leaves_as
                 await trio.sleep(2)  # the transport must still be there
             diary.note("agent ended")
 
+    trees: list[Supervisor] = []
     with trio.move_on_after(5) as scope:
         async with open_supervisor(
             STEADY, child(transport), supervisor(STEADY, child(agent, shutdown=inf), name="agents")
         ) as sup:
+            trees.append(sup)
             try:
                 await trio.sleep_forever()
             finally:
                 diary.note("body ended")
     assert scope.cancelled_caught
     assert diary.entries == [(5, "body ended"), (7, "agent ended"), (7, "transport ended")]
-    assert (sup.state, sup.incidents) == ("stopped", ())
+    assert [(sup.state, sup.incidents) for sup in trees] == [("stopped", ())]
 
 
 async def test_outside_cancellation_cuts_a_drain_short() -> None:
