@@ -38,9 +38,7 @@ class AgentRun:
         self.run = run
         self.agent = agent
         options = agent.options
-        self.subscription = agent.channel.subscribe(
-            run, agent.name, shared=options.concurrency > 1, services=run.services
-        )
+        self.subscription = agent.channel.subscribe(run, agent.name, shared=options.concurrency > 1)
         self.failures = Failures(run, agent.name, options.on_failure, options.max_attempts)
         self.actors = [Actor(self, index) for index in range(options.concurrency)]
 
@@ -77,9 +75,7 @@ class Actor:
         self.index = index
         self.reached = trio.Event()
         self._scope: trio.CancelScope | None = None
-        self._hand = Hand(
-            owner=self, prepare=self._prepare, interrupt=self._interrupt, services=agent_run.subscription.services
-        )
+        self._hand = Hand(owner=self, prepare=self._prepare, interrupt=self._interrupt)
         self._hand.reached = self.reached.set
 
     @property

@@ -21,6 +21,7 @@ from ..actors.replies import Replies
 from ..channels.channel import Channel
 from ..channels.counters import Statistics
 from ..channels.errors import ImproperlyConfigured, ProduceError, TransportError
+from ..channels.hand import Hand, current_hand
 from ..channels.retry import Retry
 from ..channels.runs import Declaration, Run
 from ..channels.topic import Topic
@@ -206,7 +207,9 @@ class RunningApp(Declarations):
         await agent_run.start(self._supervisors["agents"])
 
     async def _start_task(self, task: TaskDeclaration) -> None:
-        spec = child(task.fun, name=task.name, restart="transient", shutdown=self.settings.task_drain_timeout)
+        spec = child(
+            _run_task, task.fun, name=task.name, restart="transient", shutdown=self.settings.task_drain_timeout
+        )
         await self._supervisors["tasks"].start(spec)
 
     async def _start_timer(self, timer: TimerDeclaration) -> None:
@@ -227,6 +230,17 @@ class RunningApp(Declarations):
         await self._run.conductor.wait_assigned()
 
 
+async def _run_task(fun: Callable[[], Awaitable[object]]) -> None:
+    """Run a task's function; streams that it made end with it, their event in hand done only if it returned."""
+    hand = Hand()
+    current_hand.set(hand)
+    try:
+        await fun()
+        hand.finish()
+    finally:
+        hand.close_streams()
+
+
 @asynccontextmanager
 async def open_app(app: App | str | None = None, /, **settings: Any) -> AsyncIterator[RunningApp]:
     """Run an App around the body of an ``async with`` block.
@@ -240,7 +254,8 @@ async def open_app(app: App | str | None = None, /, **settings: Any) -> AsyncIte
         settings: override the App's and the environment's; see `Settings`.
 
     Error handling: a failure of the body alone leaves bare. A failure of the tree cancels the body and leaves as one
-    ``ExceptionGroup`` holding a `SupervisorFailed` with its history; if the body failed as well, the group holds both.
+    ``ExceptionGroup`` holding a `SupervisorFailed` with its history; if the body failed as well, the group holds both. What
+    keeps the tree from starting leaves as an ``ExceptionGroup`` too.
 
     Raises:
         ImproperlyConfigured: a wrong setting; nothing has started then.
@@ -261,7 +276,10 @@ async def open_app(app: App | str | None = None, /, **settings: Any) -> AsyncIte
     with run.entered():
         try:
             async with open_supervisor(CrashingSupervisor, name=declaration.id) as root:
-                await running._start(root)
+                try:
+                    await running._start(root)
+                except Exception as error:
+                    raise ExceptionGroup(f"app {declaration.id!r} did not start", [error]) from None
                 yield running
         finally:
             run.producer.fail_all(ProduceError(f"app {declaration.id!r} stopped before the delivery was confirmed"))

@@ -17,7 +17,6 @@ from time import perf_counter
 from typing import Any
 
 import attrs
-import orjson
 import trio
 import trio.testing
 from _bench import Case, Result, Tally, markdown, measure, show, write_section
@@ -275,7 +274,9 @@ def main() -> None:
         Case(ASK, under_trio(partial(ask, local=False)), share=0.05, against=BARE_ASK),
         Case(CHANNEL_ASK, under_trio(partial(ask, local=True)), share=0.05, against=BARE_ASK),
     ]
-    notes = [f"{options.rounds} rounds of {options.messages:,} messages; orders of {order_bytes()} bytes of JSON"]
+    notes = [
+        f"{options.rounds} rounds of {options.messages:,} messages; orders of {len(order(123_456).dumps())} bytes of JSON"
+    ]
     faust = "left out, as asked" if options.no_faust else make_faust_environment()
     if isinstance(faust, str):
         notes.append(f"faust-streaming: {faust}")
@@ -289,10 +290,6 @@ def main() -> None:
         title = f"In one process, Python {'.'.join(platform.python_version_tuple()[:2])}"
         write_section(PAGE, title, markdown(title, results, notes))
         print(f"written to {PAGE}")
-
-
-def order_bytes() -> int:
-    return len(orjson.dumps(attrs.asdict(order(123_456))))
 
 
 if __name__ == "__main__":

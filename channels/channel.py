@@ -74,9 +74,9 @@ class Channel(Generic[T]):
         """Messages that may wait for one reader in this run."""
         return self.maxsize or run.options.stream_buffer_maxsize
 
-    def subscribe(self, run: Run, name: str, *, shared: bool = False, services: Any = None) -> Subscription:
+    def subscribe(self, run: Run, name: str, *, shared: bool = False) -> Subscription:
         """A new reader in a run. Streams are made over it."""
-        return ChannelSubscription(run, self, name, shared=shared, services=services)
+        return ChannelSubscription(run, self, name, shared=shared)
 
     def stream(self) -> Stream[T]:
         """A stream over all that is put into the channel from now on, in the current run.
@@ -85,7 +85,7 @@ class Channel(Generic[T]):
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        return Stream(self.subscribe(run, f"stream of {self.name}"), acks=self.acks)
+        return Stream(self.subscribe(run, f"stream of {self.name}"), acks=self.acks, own=True)
 
     def __aiter__(self) -> Any:
         return self.stream().events()

@@ -67,6 +67,7 @@ class Conductor:
         self._commit_lock = trio.Lock()
         self._commits_open = False
         self._commit_due = trio.Event()
+        self._commit_requests: list[trio.Event] = []
         self._acked = 0
         self._refused: tuple[float, CommitRefused] | None = None
 
@@ -87,7 +88,7 @@ class Conductor:
         self._announce()
 
     def _announce(self) -> None:
-        if self._begun and self._inboxes:
+        if self._begun and (self._inboxes or self._subscribed):
             self._changed.set()
             self.wake()
 
@@ -98,12 +99,28 @@ class Conductor:
     def unwatch(self, cursor: Cursor) -> None:
         self._cursors.pop(cursor, None)
 
-    def remove(self, topic: str, inbox: BatchInbox) -> None:
-        """Close an inbox. What it holds stays unacknowledged until the topic is read again."""
-        inbox.close()
+    def remove(self, topic: str, inbox: BatchInbox, *, leave: bool) -> bool:
+        """Close an inbox; what it holds stays unacknowledged, and its log still has it.
+
+        Returns whether others go on reading, so that what this reader still has is to be released.
+
+        Args:
+            leave: the reader goes and the run goes on. Other readers' offsets do not wait for what this one
+                had not read; without other readers the topic's partitions are given up.
+        """
+        waiting = inbox.close()
         inboxes = self._inboxes.get(topic, [])
         if inbox in inboxes:
             inboxes.remove(inbox)
+        if leave and inboxes:
+            for message in waiting:
+                message.release()
+            return True
+        if leave and topic in self._inboxes:
+            del self._inboxes[topic]
+            self._assigned = trio.Event()
+            self._announce()
+        return False
 
     async def wait_assigned(self) -> None:
         """Wait until everything that was added has its assignment."""
@@ -291,7 +308,12 @@ class Conductor:
                 await self._commit_due.wait()
             self._commit_due = trio.Event()
             self._acked = 0
-            await self.commit()
+            requests, self._commit_requests = self._commit_requests, []
+            async with self._commit_lock:
+                if self._commits_open:
+                    await self._commit(self._trackers)
+            for request in requests:
+                request.set()
             stalled = any(
                 tracker.blocked_since is not None and not tracker.paused for tracker in self._trackers.values()
             )
@@ -299,12 +321,14 @@ class Conductor:
                 self.wake()
 
     async def commit(self) -> None:
-        """Commit what is acknowledged now. What the broker refuses is lost, what it cannot take now waits."""
-        async with self._commit_lock:
-            if self._commits_open:
-                await self._commit(self._trackers)
+        """Have what is acknowledged now committed, and wait for it. Cancelling this ends the wait only."""
+        done = trio.Event()
+        self._commit_requests.append(done)
+        self._commit_due.set()
+        await done.wait()
 
     async def _commit(self, trackers: Mapping[TP, PartitionTracker]) -> None:
+        """Commit these. What the broker refuses is lost, what it cannot take now waits."""
         consumer = self._consumer
         offsets = {
             tp: tracker.ledger.committable

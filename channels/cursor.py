@@ -80,8 +80,8 @@ class Cursor(ABC):
             self._waiting.cancel()
 
     @abstractmethod
-    def close(self) -> None:
-        """End the stream: the event in hand may be finished, nothing new is taken."""
+    def close(self) -> list[Message]:
+        """End the stream: the event in hand may be finished, nothing new is taken. Returns what was not taken."""
 
     def let_go(self) -> None:
         """The event in hand is finished, or given back: whoever waits for that (a rebalance) goes on."""
@@ -137,8 +137,9 @@ class EventCursor(Cursor):
     async def _take(self) -> None:
         self._next = await self._inbox.take()
 
-    def close(self) -> None:
+    def close(self) -> list[Message]:
         self._inbox.close()
+        return []
 
 
 class BatchCursor(Cursor):
@@ -199,10 +200,11 @@ class BatchCursor(Cursor):
     async def _take(self) -> None:
         self._start(await self._inbox.take())
 
-    def close(self) -> None:
+    def close(self) -> list[Message]:
+        waiting = [*(event.message for event in self.redeliver), *self._batch[self._index :]]
         self._index = self._length
         self.redeliver.clear()
-        self._inbox.close()
+        return waiting
 
 
 def _stale(message: Message) -> bool:

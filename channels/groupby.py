@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import trio
 
 from ..supervision import child
+from .errors import ImproperlyConfigured
 from .event import Event
 from .hand import Hand
 from .subscription import Subscription, TopicSubscription
@@ -80,6 +81,11 @@ def regroup(
     derived = source.derived.get(topic_name)
     if derived is not None:
         return derived
+    if run.state(("regrouped", topic_name), lambda: source) is not source:
+        raise ImproperlyConfigured(
+            f"{source.name}: another reader regroups through topic {topic_name} already, and would get these messages too: "
+            "give this one a name of its own, group_by(..., name='...')"
+        )
     topic: Topic[Any] = Topic(
         run.app,
         topic_name,
@@ -105,22 +111,19 @@ class _Regrouped(TopicSubscription):
         key: Callable[[Any], Any],
         read: Callable[[Subscription, Hand], AsyncIterator[Event[Any]]],
     ) -> None:
-        super().__init__(
-            source.run, topic, f"{source.name}/{topic.name}", shared=source.shared, services=source.services
-        )
+        super().__init__(source.run, topic, f"{source.name}/{topic.name}", shared=source.shared)
         self._source = source
         self._key = key
         self._read = read
-        self._forwarding = Hand(services=source.services)
+        self._forwarding = Hand()
 
     async def _begin(self) -> None:
         if self.channel.partitions is None:
             self.channel.partitions = await self._source.partition_count()
         await super()._begin()
-        services = self.services or self.run.services
-        if services is None:
+        if self.run.services is None:
             raise RuntimeError("the run has no supervisor for the forwarder of group_by")
-        await services.start(child(self._forward, name=f"group_by {self.channel.name}", restart="transient"))
+        await self.run.services.start(child(self._forward, name=f"group_by {self.channel.name}", restart="transient"))
 
     async def _forward(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Copy each event of the source to the intermediate topic under its new key."""

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from .cursor import Cursor
 from .event import Event
-
-if TYPE_CHECKING:
-    from ..supervision import Supervisor
 
 __all__ = ["CursorSource", "Hand", "current_event", "current_hand"]
 
@@ -28,6 +25,10 @@ class CursorSource(Protocol):
     def __hash__(self) -> int: ...
 
 
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
 class Hand:
     """A slot for the event in hand, and the cursors of the streams that its task reads.
 
@@ -35,9 +36,10 @@ class Hand:
         event: what the task works on now.
         worked: whether an event was finished since this was last set to False.
         reached: called when a stream is first waited on: the task is up.
+        made: streams that the task made itself, which end with it.
     """
 
-    __slots__ = ("_cursors", "event", "interrupt", "owner", "prepare", "reached", "services", "worked")
+    __slots__ = ("_cursors", "event", "interrupt", "made", "owner", "prepare", "reached", "worked")
 
     def __init__(
         self,
@@ -45,15 +47,14 @@ class Hand:
         owner: object | None = None,
         prepare: Callable[[Event[Any], Cursor], None] | None = None,
         interrupt: Callable[[], None] | None = None,
-        services: Supervisor | None = None,
     ) -> None:
         self.event: Event[Any] | None = None
         self.worked = False
         self.owner = owner
         self.prepare = prepare
         self.interrupt = interrupt
-        self.services = services
         self.reached: Callable[[], None] | None = None
+        self.made: list[Closable] = []
         self._cursors: dict[CursorSource, Cursor] = {}
 
     def cursor(self, source: CursorSource) -> Cursor:
@@ -64,6 +65,12 @@ class Hand:
             cursor.prepare = self.prepare
             cursor.interrupt = self.interrupt
         return cursor
+
+    def close_streams(self) -> None:
+        """The task is over: close the streams that it made. What is in hand and not done is not acknowledged."""
+        for stream in self.made:
+            stream.close()
+        self.made.clear()
 
     def finish(self) -> None:
         """The task returned: what is in hand is done."""

@@ -83,12 +83,14 @@ class BatchInbox:
             self._full = False
             self.on_room()
 
-    def close(self) -> None:
-        """Take no more; drop what waits (its log still has it), wake the streams that wait."""
+    def close(self) -> list[Message]:
+        """Take no more, and wake the streams that wait. Returns what nobody has taken."""
         self._closed = True
-        while self.take_nowait() is not None:
-            pass
+        waiting: list[Message] = []
+        while (batch := self.take_nowait()) is not None:
+            waiting.extend(batch)
         self._send.close()
+        return waiting
 
     def __repr__(self) -> str:
         return f"<BatchInbox {self.name} {self.buffered}/{self.maxsize}>"

@@ -15,7 +15,7 @@ import trio
 
 from ..supervision import trap_stop
 from .counters import Counters
-from .errors import BufferFull, ProduceError, TransportError, UnknownTopic
+from .errors import BufferFull, ProduceError, TransportError
 from .future import FutureMessage
 from .message import TP, ProducerRecord
 from .options import MessagingOptions
@@ -152,7 +152,10 @@ class Producer:
                 if topic in self.declare:
                     await self.declare[topic]()
                 count = await self._transport.partition_count(topic)
-            except UnknownTopic as error:
+            except TransportError as error:
+                if error.retriable:
+                    raise
+                log.error("messages to %s cannot be delivered: %s", topic, error)
                 for future in self._unrouted.pop(topic):
                     self._settle_failed(future, error)
                 continue

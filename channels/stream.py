@@ -29,18 +29,22 @@ log = logging.getLogger("famulus.stream")
 class Stream(AsyncIterator[T], Generic[T]):
     """An endless asynchronous iterator over the values of a channel or topic.
 
-    Made by agents, `channel.stream()` and `app.stream()`; nothing is read before it is iterated. When its agent is asked to
+    Made by agents, and by `channel.stream()`; nothing is read before it is iterated. When its agent is asked to
     stop, it ends after the event in hand.
 
-    Resource handling: it holds no resource of its own; its place is kept by its run.
+    Resource handling: an agent's stream is kept by its run. One that you made yourself buffers until the run ends, and
+    pauses its partitions when it is full: `close()` it when you leave it, or make it in an `@app.task`, whose end closes it.
     """
 
-    __slots__ = ("_acks", "_cursor", "_hand", "_pacer", "_subscription")
+    __slots__ = ("_acks", "_cursor", "_hand", "_own", "_pacer", "_subscription")
 
-    def __init__(self, subscription: Subscription, *, hand: Hand | None = None, acks: bool = True) -> None:
+    def __init__(
+        self, subscription: Subscription, *, hand: Hand | None = None, acks: bool = True, own: bool = False
+    ) -> None:
         self._subscription = subscription
         self._hand: Hand | None = hand
         self._acks = acks
+        self._own = own
         self._cursor: Cursor | None = None
         self._pacer: Pacer | None = None
 
@@ -83,12 +87,14 @@ class Stream(AsyncIterator[T], Generic[T]):
         """Bind to the hand of the current task, and see that the subscription is up."""
         hand = self._hand or current_hand.get()
         if hand is None:
-            hand = Hand(services=self._subscription.run.services)
+            hand = Hand()
         current_hand.set(hand)
         await self._subscription.start()
         self._hand = hand
         self._cursor = cursor = hand.cursor(self._subscription)
         cursor.acks = self._acks
+        if self._own:
+            hand.made.append(self)
         self._pacer = pacer = Pacer()
         if hand.reached is not None:
             hand.reached()
@@ -115,6 +121,12 @@ class Stream(AsyncIterator[T], Generic[T]):
     def noack(self) -> Stream[T]:
         """The same stream without automatic acknowledgement: call `event.ack()` yourself."""
         return Stream(self._subscription, hand=self._hand, acks=False)
+
+    def close(self) -> None:
+        """Leave the channel. What was not read is not acknowledged; others who read it do not wait for it."""
+        if self._cursor is not None:
+            self._cursor.give_back()
+        self._subscription.close(leave=True)
 
     def group_by(
         self,

@@ -16,7 +16,6 @@ from .inbox import BatchInbox, EventInbox
 from .runs import Run
 
 if TYPE_CHECKING:
-    from ..supervision import Supervisor
     from .channel import Channel
     from .topic import Topic
 
@@ -29,18 +28,14 @@ class Subscription(ABC):
     Attributes:
         channel: what is read.
         shared: several streams read it, and an event goes to whichever is idle.
-        services: the supervisor for helpers (the forwarder of a `group_by`); the run's own by default.
         derived: intermediate subscriptions, by topic name.
     """
 
-    def __init__(
-        self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False, services: Supervisor | None = None
-    ) -> None:
+    def __init__(self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False) -> None:
         self.run = run
         self.channel = channel
         self.name = name
         self.shared = shared
-        self.services = services
         self.derived: dict[str, Subscription] = {}
         self._start_lock = trio.Lock()
         self._started = False
@@ -73,16 +68,20 @@ class Subscription(ABC):
         """How many partitions what it reads has."""
         return self.run.options.topic_partitions
 
-    def close(self) -> None:
-        """End its streams after the event in hand, the derived ones too."""
+    def close(self, *, leave: bool = False) -> None:
+        """End its streams after the event in hand, the derived ones too.
+
+        Args:
+            leave: its reader goes while the run goes on: others no longer wait for what it had not read.
+        """
         if not self._closed:
             self._closed = True
-            self._detach()
+            self._detach(leave)
             for subscription in self.derived.values():
-                subscription.close()
+                subscription.close(leave=leave)
 
     @abstractmethod
-    def _detach(self) -> None: ...
+    def _detach(self, leave: bool) -> None: ...
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} of {self.channel!r}>"
@@ -91,17 +90,15 @@ class Subscription(ABC):
 class ChannelSubscription(Subscription):
     """A reader of a local channel; gets all that is put into it from now on."""
 
-    def __init__(
-        self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False, services: Supervisor | None = None
-    ) -> None:
-        super().__init__(run, channel, name, shared=shared, services=services)
+    def __init__(self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False) -> None:
+        super().__init__(run, channel, name, shared=shared)
         self._inbox = EventInbox(name, channel.bound(run))
         channel.attach(run, self._inbox)
 
     def open_cursor(self) -> Cursor:
         return EventCursor(self._inbox)
 
-    def _detach(self) -> None:
+    def _detach(self, leave: bool) -> None:
         self.channel.detach(self.run, self._inbox)
         self._inbox.close()
 
@@ -111,10 +108,8 @@ class TopicSubscription(Subscription):
 
     channel: Topic[Any]
 
-    def __init__(
-        self, run: Run, channel: Topic[Any], name: str, *, shared: bool = False, services: Supervisor | None = None
-    ) -> None:
-        super().__init__(run, channel, name, shared=shared, services=services)
+    def __init__(self, run: Run, channel: Topic[Any], name: str, *, shared: bool = False) -> None:
+        super().__init__(run, channel, name, shared=shared)
         self._inbox = BatchInbox(name, channel.bound(run), shared=shared, on_room=run.conductor.wake)
         self._cursors: list[Cursor] = []
 
@@ -132,7 +127,12 @@ class TopicSubscription(Subscription):
         self.run.conductor.watch(self.channel.name, cursor)
         return cursor
 
-    def _detach(self) -> None:
-        self.run.conductor.remove(self.channel.name, self._inbox)
+    def _detach(self, leave: bool) -> None:
+        conductor = self.run.conductor
+        others = conductor.remove(self.channel.name, self._inbox, leave=leave)
         for cursor in self._cursors:
-            cursor.close()
+            for message in cursor.close():
+                if others:
+                    message.release()
+            if leave:
+                conductor.unwatch(cursor)

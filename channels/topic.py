@@ -160,8 +160,8 @@ class Topic(Channel[T]):
 
     # -- reading -------------------------------------------------------------------------------------------
 
-    def subscribe(self, run: Run, name: str, *, shared: bool = False, services: Any = None) -> Subscription:
-        return TopicSubscription(run, self, name, shared=shared, services=services)
+    def subscribe(self, run: Run, name: str, *, shared: bool = False) -> Subscription:
+        return TopicSubscription(run, self, name, shared=shared)
 
     def stream(self) -> Stream[T]:
         """A stream of the topic's messages in the partitions of this worker. Made while running, it may rebalance.

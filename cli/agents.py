@@ -21,9 +21,7 @@ Examples:
   famulus -A shop agents --json | jq -r '.[].topic'
 """,
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="A JSON list: name, channel, topic or null, concurrency, help."
-)
+@click.option("--json", "as_json", is_flag=True, help="A JSON list: name, channel, topic or null, concurrency, help.")
 @click.pass_obj
 def agents(invocation: Invocation, as_json: bool) -> None:
     """List the app's agents and the topics or channels that they read.

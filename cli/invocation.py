@@ -81,9 +81,7 @@ def read_overrides(broker: str | None, pairs: Sequence[str]) -> dict[str, Any]:
     fields = attrs.fields_dict(Settings)
     overrides: dict[str, Any] = {}
     for name, text in parse_pairs("--set", pairs):
-        overrides[name] = (
-            parse_setting(f"--set {name}", text, fields[name].default) if name in fields else text
-        )
+        overrides[name] = parse_setting(f"--set {name}", text, fields[name].default) if name in fields else text
     return overrides if broker is None else {**overrides, "broker": broker}
 
 

@@ -50,8 +50,7 @@ def find_app(wanted: str) -> App:
     if not isinstance(found, App):
         kind = "a module" if isinstance(found, ModuleType) else f"of type {type(found).__name__}"
         raise ImproperlyConfigured(
-            f"-A {wanted}: {module.__name__}:{attribute or 'app'} is {kind}, expected a famulus.App; "
-            f"{_hint(module)}"
+            f"-A {wanted}: {module.__name__}:{attribute or 'app'} is {kind}, expected a famulus.App; {_hint(module)}"
         )
     return found
 

@@ -70,13 +70,9 @@ def _handler(logfile: Path | None, format: LogFormat, color: bool) -> logging.Ha
         try:
             handler = logging.FileHandler(logfile, encoding="utf-8")
         except OSError as error:
-            raise ImproperlyConfigured(
-                f"--logfile {logfile}: expected a file that can be written: {error}"
-            ) from error
+            raise ImproperlyConfigured(f"--logfile {logfile}: expected a file that can be written: {error}") from error
     elif format == "rich":
-        return RichHandler(
-            console=console(stderr=True, color=color), show_path=False, omit_repeated_times=False
-        )
+        return RichHandler(console=console(stderr=True, color=color), show_path=False, omit_repeated_times=False)
     else:
         handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else logging.Formatter(_PLAIN))

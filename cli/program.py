@@ -81,9 +81,7 @@ _APP = click.Option(
 
 def _show_version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(
-            f"famulus {version('famulus')} (trio {version('trio')}, Python {platform.python_version()})"
-        )
+        click.echo(f"famulus {version('famulus')} (trio {version('trio')}, Python {platform.python_version()})")
         ctx.exit()
 
 

@@ -35,9 +35,7 @@ Examples:
 @click.argument("value")
 @click.option("-K", "--key", help="The message's key; it chooses the partition. Sent as it is given.")
 @click.option("--partition", type=click.IntRange(min=0), help="The partition to write to, whatever the key.")
-@click.option(
-    "--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header; may be given again."
-)
+@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header; may be given again.")
 @click.pass_obj
 def send(
     invocation: Invocation,

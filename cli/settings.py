@@ -45,9 +45,7 @@ def settings(invocation: Invocation, as_json: bool) -> None:
     if as_json:
         write_json(found)
     else:
-        write_table(
-            ["name", "value", "from", "help"], [[_text(cell) for cell in entry.values()] for entry in found]
-        )
+        write_table(["name", "value", "from", "help"], [[_text(cell) for cell in entry.values()] for entry in found])
 
 
 def _origin(name: str, invocation: Invocation, app: App) -> str:

@@ -120,7 +120,5 @@ def _exit_if_asked(failure: BaseException) -> None:
         while isinstance(asked, BaseExceptionGroup):
             asked = asked.exceptions[0]
         if asked is not None:
-            log.critical(
-                "the process was asked to exit, and there were failures\n%s", explain_failure(failure)
-            )
+            log.critical("the process was asked to exit, and there were failures\n%s", explain_failure(failure))
             raise asked

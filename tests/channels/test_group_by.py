@@ -164,3 +164,19 @@ async def test_a_local_channel_can_be_regrouped() -> None:
         await orders.send(Order("ada", 1))
         await trio.testing.wait_all_tasks_blocked()
     assert seen == [Order("ada", 1)]
+
+
+async def test_two_readers_cannot_regroup_through_one_topic(caplog: pytest.LogCaptureFixture) -> None:
+    app = famulus.App("double-groups")
+    orders = app.topic("orders", value_type=Order, partitions=1)
+
+    async def tally(stream: famulus.Stream[Order]) -> None:
+        async for _ in stream.group_by(Order.account):
+            pass
+
+    for name in ("first", "second"):
+        app.agent(orders, name=name, supervisor_strategy=famulus.CrashingSupervisor)(tally)
+    with pytest.raises(ExceptionGroup):
+        async with famulus.open_app(app):
+            await trio.sleep(100)
+    assert "another reader regroups through topic double-groups-orders-account-repartition" in caplog.text

@@ -361,3 +361,85 @@ async def test_concurrent_actors_share_the_stream_and_each_event_comes_once(
         assert trio.current_time() - start <= 500 / concurrency + 5
     assert sorted(seen) == list(range(500))
     assert sum(committed(broker, app).values()) == 500
+
+
+async def test_commit_can_be_asked_for(broker: MemoryBroker) -> None:
+    app = famulus.App("asked", broker=url_of(broker), broker_commit_interval=1000.0)
+    fill(broker, "numbers", 10)
+
+    @app.agent(app.topic("numbers"))
+    async def consume(stream: famulus.Stream[int]) -> None:
+        async for _ in stream:
+            pass
+
+    async with famulus.open_app(app) as running:
+        await settle()
+        await running.commit()
+        assert committed(broker, app) == {TP("numbers", 0): 10}
+
+
+async def test_a_stream_made_in_a_task_ends_with_it_and_holds_up_nobody(broker: MemoryBroker) -> None:
+    app = famulus.App("own-stream", broker=url_of(broker), stream_buffer_maxsize=10)
+    numbers = app.topic("numbers", partitions=1)
+    fill(broker, "numbers", 1000)
+    seen: list[int] = []
+    first: list[int] = []
+
+    @app.agent(numbers)
+    async def collect(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            seen.append(number)
+
+    @app.task
+    async def peek() -> None:
+        async for number in numbers.stream():
+            first.append(number)
+            if len(first) == 3:
+                break
+
+    async with famulus.open_app(app):
+        await trio.sleep(60)
+        assert len(first) == 3
+        assert sorted(set(seen)) == list(range(1000))
+    assert committed(broker, app) == {TP("numbers", 0): 1000}
+
+
+async def test_a_stream_in_the_body_reads_until_it_is_closed(broker: MemoryBroker) -> None:
+    app = famulus.App("body", broker=url_of(broker))
+    numbers = app.topic("numbers", partitions=1)
+    fill(broker, "numbers", 5)
+    seen: list[int] = []
+    async with famulus.open_app(app):
+        stream: famulus.Stream[int] = numbers.stream()
+        async for number in stream:
+            seen.append(number)
+            if number == 2:
+                break
+        stream.close()
+        await trio.sleep(10)
+    assert seen == [0, 1, 2]
+    assert committed(broker, app) == {TP("numbers", 0): 2}
+
+
+async def test_a_long_stall_is_paused_at_the_broker_and_resumed(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "famulus.conductor")
+    app = famulus.App("stall", broker=url_of(broker), stream_buffer_maxsize=4, stream_pause_after=2.0)
+    fill(broker, "numbers", 100)
+    hold = trio.Event()
+    seen: list[int] = []
+
+    @app.agent(app.topic("numbers"))
+    async def wait(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            await hold.wait()
+            seen.append(number)
+
+    async with famulus.open_app(app):
+        await trio.sleep(30)
+        paused = [record.getMessage() for record in caplog.records if "paused numbers-0" in record.getMessage()]
+        assert len(paused) == 1
+        hold.set()
+        await trio.sleep(10)
+    assert seen == list(range(100))

@@ -1,7 +1,7 @@
 """The commands `agents`, `settings` and `send`: what they write, and what arrives."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from click.testing import CliRunner, Result
@@ -109,7 +109,7 @@ class Shared(MemoryTransport):
 
 
 @pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
+def shared(monkeypatch: pytest.MonkeyPatch) -> Shared:
     """The transport that the next call of `send` uses."""
     transport = Shared()
 
@@ -118,7 +118,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
         return transport
 
     monkeypatch.setattr("famulus.cli.invocation.load_transport", load)
-    yield transport
+    return transport
 
 
 def test_a_value_is_sent_to_a_topic_as_it_is_given(shared: Shared) -> None:

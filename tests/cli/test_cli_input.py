@@ -33,12 +33,12 @@ class Call:
         path.write_text(source)
         return path
 
-    def __call__(self, *arguments: str, app: famulus.App | None = None, **environment: str | None) -> Result:
+    def __call__(self, *arguments: str, app: famulus.App | None = None, **environment: str) -> Result:
         return CliRunner().invoke(make_program(app), arguments, prog_name="famulus", env=environment)
 
-    def refused(self, *arguments: str, **environment: str | None) -> str:
+    def refused(self, *arguments: str, **environment: str) -> str:
         """The one line with which a call is refused."""
-        result = self(*arguments, **environment)
+        result = self(*arguments, app=None, **environment)
         assert result.exit_code == 2, result.output
         assert result.stdout == ""
         assert result.stderr.startswith("Error: ")

