@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3.13 python3.12 python3.11 python3
 BROKER ?=
 ARGS ?=
-DEMO ?= $(BIN)/python examples/flights.py$(if $(BROKER), --broker $(BROKER))
+DEMO ?= $(BIN)/python examples/flights.py$(if $(BROKER), --broker $(BROKER)) worker -l warning
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv

@@ -54,6 +54,7 @@ class AgentRun:
                     for actor in self.actors
                 ),
                 name=self.agent.name,
+                stop="together",
             )
         )
 

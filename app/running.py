@@ -170,14 +170,14 @@ class RunningApp(Declarations):
                 name="messaging",
             )
         )
-        services = await root.start(supervisor(OneForOneSupervisor, name="services"))
+        services = await root.start(supervisor(OneForOneSupervisor, name="services", stop="together"))
         run.services = services.supervisor
         for name, strategy in (
             ("agents", CrashingSupervisor),
             ("tasks", OneForOneSupervisor),
             ("timers", OneForOneSupervisor),
         ):
-            self._supervisors[name] = (await root.start(supervisor(strategy, name=name))).supervisor
+            self._supervisors[name] = (await root.start(supervisor(strategy, name=name, stop="together"))).supervisor
         for topic in self.app.topics.values():
             await topic.prepare(run)
         for agent in self.app.agents.values():

@@ -10,6 +10,7 @@ import argparse
 import platform
 import subprocess
 import venv
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -103,9 +104,11 @@ async def memory_topic(messages: int) -> float:
     """From the first event to the last; all are in the log when the agent comes."""
     async with famulus.open_app() as app:
         orders = app.topic("orders", value_type=Order, partitions=4)
+        receipts = deque[famulus.FutureMessage](maxlen=4)
         for number in range(messages):
-            sent = await orders.send(order(number), partition=number % 4)
-        await sent
+            receipts.append(await orders.send(order(number), partition=number % 4))
+        for receipt in receipts:  # the last of each partition
+            await receipt
         reader = OrderReader(messages)
         app.agent(orders)(reader.read)
         await reader.done.wait()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..supervision import SupervisorFailed
 
-__all__ = ["explain_failure", "summarize_failure"]
+__all__ = ["explain_failure", "find_exit_request", "summarize_failure"]
 
 
 def explain_failure(failure: BaseException) -> str:
@@ -30,6 +30,12 @@ def explain_failure(failure: BaseException) -> str:
 def summarize_failure(failure: BaseException) -> str:
     """The same in one line."""
     return "; ".join(_line(root) for root in _roots(failure))
+
+
+def find_exit_request(failure: BaseException) -> BaseException | None:
+    """The first SystemExit or KeyboardInterrupt among failures: it keeps its meaning once they are logged."""
+    exits = (root for root in _roots(failure) if isinstance(root, SystemExit | KeyboardInterrupt))
+    return next(exits, None)
 
 
 def _line(root: BaseException) -> str:

@@ -158,4 +158,3 @@ def _help_without_command(ctx: click.Context, /, **options: object) -> None:
 def main(app: App | None = None, args: Sequence[str] | None = None) -> NoReturn:
     """Be the program `famulus`, with the arguments of the process by default. Ends in `SystemExit`."""
     make_program(app).main(args=args)
-    raise SystemExit(0)  # never reached: click's main has exited

@@ -18,7 +18,7 @@ from ..app.app import App
 from ..app.settings import Settings
 from ..app.worker import run_worker
 from ..channels.errors import ImproperlyConfigured
-from .failures import explain_failure, summarize_failure
+from .failures import explain_failure, find_exit_request, summarize_failure
 from .invocation import Invocation
 from .logs import LEVELS, LogFormat, set_up_logging
 from .output import console, mask
@@ -89,11 +89,13 @@ def worker(
     except (ImproperlyConfigured, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as failure:
-        _exit_if_asked(failure)
         if invocation.debug:
             log.critical("app %s failed", app.id, exc_info=failure)
         else:
             log.critical("app %s failed\n%s", app.id, explain_failure(failure))
+        exit_request = find_exit_request(failure)
+        if exit_request is not None:
+            raise exit_request from failure
         raise click.ClickException(f"the worker ends: {mask(summarize_failure(failure))}") from failure
 
 
@@ -111,14 +113,3 @@ def banner(app: App, settings: Settings, loglevel: str) -> Panel:
     for name, value in facts.items():
         table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
     return Panel(table, title=f"famulus {version('famulus')}", title_align="left", expand=False)
-
-
-def _exit_if_asked(failure: BaseException) -> None:
-    """A SystemExit or KeyboardInterrupt among other failures keeps its meaning, once they are logged."""
-    if isinstance(failure, BaseExceptionGroup):
-        asked: BaseException | None = failure.subgroup((SystemExit, KeyboardInterrupt))
-        while isinstance(asked, BaseExceptionGroup):
-            asked = asked.exceptions[0]
-        if asked is not None:
-            log.critical("the process was asked to exit, and there were failures\n%s", explain_failure(failure))
-            raise asked

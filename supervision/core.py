@@ -56,6 +56,9 @@ class Supervisor:
         self.path = name if handle is None else handle.label
         self.strategy = strategy
         self.state: SupervisorState = "starting"
+        self.stops_together = (
+            handle is not None and isinstance(handle.spec, SupervisorSpec) and handle.spec.stop == "together"
+        )
         self._handle = handle
         self._on_failing = on_failing
         self._children: dict[str, ChildHandle] = {}

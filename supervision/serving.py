@@ -66,7 +66,12 @@ async def _start_declared(supervisor: Supervisor, specs: tuple[Spec, ...]) -> Ba
 
 
 async def _stop_children(supervisor: Supervisor, drain: bool) -> None:
-    for handle in reversed(tuple(supervisor._children.values())):
+    children = tuple(reversed(supervisor._children.values()))
+    if supervisor.stops_together:
+        for handle in children:
+            if handle._run is not None:
+                supervisor._ask(handle, handle._run, drain)
+    for handle in children:
         run = handle._run
         if run is not None:
             supervisor._ask(handle, run, drain)

@@ -20,6 +20,7 @@ __all__ = [
     "OnExit",
     "Restart",
     "Spec",
+    "StopOrder",
     "SupervisorSpec",
     "check_siblings",
     "child",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 Restart = Literal["permanent", "transient", "temporary"]
+StopOrder = Literal["reverse", "together"]
 OnExit = Callable[["ChildHandle", BaseException | None], object]
 
 
@@ -84,6 +86,12 @@ class SupervisorSpec(_Treatment):
     strategy: SupervisorStrategy
     children: tuple[Spec, ...] = ()
     shutdown: float | None = math.inf
+    stop: StopOrder = "reverse"
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.stop not in ("reverse", "together"):
+            raise ValueError(f"supervisor {self.name!r}: stop={self.stop!r}: expected reverse or together")
 
 
 Spec = ChildSpec | SupervisorSpec
@@ -131,8 +139,13 @@ def supervisor(
     shutdown: float | None = math.inf,
     significant: bool = False,
     on_exit: OnExit | None = None,
+    stop: StopOrder = "reverse",
 ) -> SupervisorSpec:
     """Declare a supervisor as a child; it is ready when all of its children are.
+
+    Args:
+        stop: How its children end when it is stopped: ``reverse``, one after the other, or ``together``, for children that
+            do not depend on each other: all are asked at once, so a drain takes as long as the slowest child.
 
     Raises:
         ValueError: A value is out of its range, or two children have one name, or a child is significant
@@ -148,6 +161,7 @@ def supervisor(
         shutdown=shutdown,
         significant=significant,
         on_exit=on_exit,
+        stop=stop,
     )
 
 

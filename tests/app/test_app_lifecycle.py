@@ -138,16 +138,19 @@ async def test_the_event_in_hand_is_finished_at_shutdown(broker: MemoryBroker) -
     assert sum(broker.group("finish").committed.values()) == 1
 
 
-async def test_pain_21_shutdown_is_bounded_when_an_agent_does_not_end() -> None:
+@pytest.mark.parametrize("agents", [1, 10])
+async def test_pain_21_shutdown_is_bounded_however_many_actors_do_not_end(agents: int) -> None:
     app = famulus.App("stuck")
 
-    @app.agent()
     async def stuck(stream: famulus.Stream[int]) -> None:
         async for _ in stream:
             await trio.sleep_forever()
 
+    declared = [app.agent(name=f"stuck{number}", concurrency=10)(stuck) for number in range(agents)]
     async with famulus.open_app(app):
-        await stuck.send(1)
+        for agent in declared:
+            for _ in range(10):
+                await agent.send(1)
         await trio.sleep(1)
         left = trio.current_time()
     assert trio.current_time() - left < 10

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 import pytest
+import trio
 from click.testing import CliRunner, Result
 
 import famulus
@@ -100,8 +101,11 @@ class Shared(MemoryTransport):
     crosses_processes = True
     sent: Mapping[TP, Sequence[ProducerRecord]]
     failure: Exception | None = None
+    silent = False
 
     async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> Mapping[TP, ProduceResult | Exception]:
+        if self.silent:
+            await trio.sleep_forever()
         if self.failure is not None:
             return dict.fromkeys(batches, self.failure)
         self.sent = batches
@@ -186,7 +190,14 @@ def test_a_message_that_the_broker_does_not_take(shared: Shared) -> None:
     assert (result.exit_code, result.stderr) == (1, "Error: not sent: the disk is full\n")
 
 
-def test_a_broker_that_does_not_answer(shared: Shared) -> None:
+def test_a_broker_that_is_silent(shared: Shared) -> None:
+    shared.silent = True
+    result = call("--set", "producer_delivery_timeout=0.001", "send", "orders", "1")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: not sent: broker memory:// did not answer within 0.001 s\n"
+
+
+def test_a_broker_that_cannot_be_reached(shared: Shared) -> None:
     shared.failure = famulus.BrokerUnavailable("connection refused")
     result = call("send", "orders", "1")
     assert result.exit_code == 1

@@ -284,15 +284,15 @@ def test_an_interrupt_while_the_module_is_imported_shows_no_traceback(start: Sta
     assert worker.err == "interrupted\n"
 
 
-def test_sigusr1_shows_the_tree_and_where_its_tasks_wait(start: Start) -> None:
+def test_sigusr1_shows_the_tree_and_where_its_tasks_wait(start: Start, tmp_path: Path) -> None:
     worker = start("worker", app=PATIENT)
     worker.wait_for("begun 1")
     worker.signal(signal.SIGUSR1)
     worker.wait_for(r"shop\.patient\[0\]: worker, running")
     worker.wait_for(r"shop\.py:\d+ in patient")
-    worker.signal(signal.SIGINT)
+    (tmp_path / "go").touch()
     worker.signal(signal.SIGTERM)
-    worker.wait()
+    assert worker.wait() == 0
 
 
 def test_a_script_is_the_program_bound_to_its_app(start: Start, tmp_path: Path) -> None:
@@ -347,6 +347,13 @@ def test_the_log_as_json_is_one_object_a_line(start: Start) -> None:
     assert crash["level"] == "ERROR"
     assert crash["child"] == "shop.crashing[0]"
     assert crash["traceback"].endswith("ValueError: number 1 is cursed")
+
+
+def test_the_log_as_for_a_terminal(start: Start) -> None:
+    worker = start("worker", "--log-format", "rich", "--no-color", "--no-banner", app=CRASHING)
+    assert worker.wait() == 1
+    assert re.search(r"INFO +ready: app shop, 1 agent", worker.err)
+    assert "ValueError: number 1 is cursed" in worker.err
 
 
 def test_a_program_that_sets_up_its_own_log_keeps_it(start: Start) -> None:

@@ -317,3 +317,28 @@ async def test_outside_cancellation_cuts_a_drain_short() -> None:
             await trio.sleep(2)
     assert scope.cancelled_caught
     assert diary.entries == [(2, "b asked"), (5, "b cancelled"), (5, "a cancelled")]
+
+
+async def test_children_that_stop_together_drain_at_once_and_those_in_order_one_after_the_other() -> None:
+    async def drains() -> None:
+        request = trap_stop()
+        await request.wait()
+        await trio.sleep(3)
+
+    for stop, seconds in (("reverse", 12.0), ("together", 3.0)):
+        async with open_supervisor() as sup:
+            group = supervisor(
+                OneForOneSupervisor,
+                *(child(drains, name=f"child{number}") for number in range(4)),
+                name="group",
+                stop=stop,  # type: ignore[arg-type]  # one of two literals
+            )
+            await sup.start(group)
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+        assert trio.current_time() - began == seconds
+
+
+def test_an_unknown_stop_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="stop='random': expected reverse or together"):
+        supervisor(OneForOneSupervisor, name="group", stop="random")  # type: ignore[arg-type]  # wrong on purpose

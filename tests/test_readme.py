@@ -1,0 +1,73 @@
+"""The README stays true: its programs are run, and each of its commands is run by a test or is one of CI's steps."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PROGRAMS = [text for language, text in BLOCKS if language == "python"]
+COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines() if line]
+
+# Commands that a test runs elsewhere, or that this very run is.
+RUN_ELSEWHERE = {
+    "make test": "CI's first step",
+    "make demo": "test_make_demo_runs below",
+}
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_there_are_two_commands_and_a_program() -> None:
+    assert COMMANDS == ["make demo", "make test"]
+    assert len(PROGRAMS) == 1
+    assert set(COMMANDS) == set(RUN_ELSEWHERE)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_program_runs_as_it_stands(program: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(program, encoding="utf-8")
+    done = run(sys.executable, "-P", "shop.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "1250\n"), done.stderr
+
+
+def test_with_main_it_is_a_command_line_program(tmp_path: Path) -> None:
+    program = PROGRAMS[0].replace("trio.run(main)", "app.main()")
+    (tmp_path / "shop.py").write_text(program, encoding="utf-8")
+    listed = run(sys.executable, "-P", "shop.py", "agents", cwd=tmp_path)
+    assert (listed.returncode, "shop.tally" in listed.stdout) == (0, True), listed.stderr
+    helped = run(sys.executable, "-P", "shop.py", "--help", cwd=tmp_path)
+    assert (helped.returncode, "worker" in helped.stdout) == (0, True), helped.stderr
+    named = run(str(Path(sys.executable).parent / "famulus"), "-A", "shop", "agents", cwd=tmp_path)
+    assert (named.returncode, "shop.tally" in named.stdout) == (0, True), named.stderr
+
+
+def test_make_demo_runs() -> None:
+    """The target as it is, in this environment instead of one of its own, on a part of the flights."""
+    venv = Path(sys.executable).parents[1]
+    recipe = run("make", "-n", "demo", f"VENV={venv}", cwd=ROOT).stdout.splitlines()
+    command = recipe[-1]
+    assert command.startswith(f"{venv}/bin/python examples/flights.py")
+    done = run("sh", "-c", command, cwd=ROOT, FLIGHTS_LIMIT="5000")
+    assert done.returncode == 0, done.stderr
+    assert "5,000 flights" in done.stdout
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
