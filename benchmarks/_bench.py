@@ -6,7 +6,7 @@ import gc
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -84,10 +84,10 @@ def measure(cases: Sequence[Case], *, messages: int, rounds: int) -> dict[str, R
 
 
 def facts() -> dict[str, str]:
-    """The machine and the versions that the numbers belong to."""
+    """The machine, how busy it was, and the versions that the numbers belong to. Take them before measuring."""
     return {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
-        "load before": f"{os.getloadavg()[0]:.2f}",
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "system": platform.platform(terse=True),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": ", ".join(f"{name} {metadata.version(name)}" for name in FACTS_OF),
@@ -125,10 +125,10 @@ def _rate(rate: float) -> str:
 HEADER = ("", "messages/s (median)", "lowest to highest", "ratio of medians")
 
 
-def show(results: dict[str, Result], notes: Sequence[str]) -> None:
+def show(machine: Mapping[str, str], results: dict[str, Result], notes: Sequence[str]) -> None:
     """Print the facts, the table and the notes."""
     console = Console(width=max(120, Console().width), highlight=False)
-    for name, fact in facts().items():
+    for name, fact in machine.items():
         console.print(f"{name:12} {fact}")
     table = Table(*HEADER)
     for row in rows(results):
@@ -136,10 +136,10 @@ def show(results: dict[str, Result], notes: Sequence[str]) -> None:
     console.print(table, *notes, sep="\n")
 
 
-def markdown(title: str, results: dict[str, Result], notes: Sequence[str]) -> str:
+def markdown(title: str, machine: Mapping[str, str], results: dict[str, Result], notes: Sequence[str]) -> str:
     """The same as a section of a page."""
     lines = [f"## {title}", ""]
-    lines += [f"- {name}: {fact}" for name, fact in facts().items()]
+    lines += [f"- {name}: {fact}" for name, fact in machine.items()]
     lines += ["", _line(HEADER), "|---|---:|---:|---|"]
     lines += [_line(row) for row in rows(results)]
     lines += ["", *(f"- {note}" for note in notes)]

@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 import trio
 import trio.testing
-from _bench import Case, Result, Tally, markdown, measure, show, write_section
+from _bench import Case, Result, Tally, facts, markdown, measure, show, write_section
 
 import famulus
 
@@ -286,12 +286,13 @@ def main() -> None:
     else:
         cases.append(Case(FAUST_CHANNEL, partial(faust_channel, faust), share=0.1, against=BARE))
         notes.append(f"faust-streaming is {FAUST} on the same Python, in a process of its own")
+    machine = facts()
     results = measure(cases, messages=options.messages, rounds=options.rounds)
     notes += verdicts(results)
-    show(results, notes)
+    show(machine, results, notes)
     if options.write:
         title = f"In one process, Python {'.'.join(platform.python_version_tuple()[:2])}"
-        write_section(PAGE, title, markdown(title, results, notes))
+        write_section(PAGE, title, markdown(title, machine, results, notes))
         print(f"written to {PAGE}")
 
 

@@ -141,7 +141,7 @@ class RebalanceListener(Protocol):
         """The member owns exactly these partitions now. No batch of that generation comes before this returns."""
 
     async def on_revoked(self, revoked: frozenset[TP], *, lost: bool) -> None:
-        """The member gives these partitions up.
+        """The member gives these partitions up; there is at least one.
 
         With `lost=False` they are still ours until this returns: drain and commit now, within
         `rebalance_timeout` seconds. With `lost=True` they already belong to others: discard, commit nothing.
@@ -155,7 +155,7 @@ class Consumer(ABC):
     async def subscribe(self, topics: Collection[str], *, pattern: Pattern[str] | None = None) -> None:
         """Replace the subscription; join the group or rebalance, and return once the assignment stands.
 
-        The same topics again do nothing. `pattern` adds all topics whose whole name matches it, later ones too.
+        The same topics again do nothing. While the broker is away it waits, as `fetch` does. `pattern` adds all topics whose whole name matches it, later ones too.
 
         Raises:
             UnknownTopic: a topic is missing; the message says how to create it.
@@ -283,7 +283,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def create_topic(self, spec: TopicSpec) -> None:
-        """Create a topic.
+        """Create a topic; it can be used when this returns.
 
         Raises:
             TopicExists: it is there already, whatever its partitions.
@@ -291,7 +291,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def delete_topic(self, name: str) -> None:
-        """Delete a topic and its messages.
+        """Delete a topic and its messages; it is gone when this returns.
 
         Raises:
             UnknownTopic: the broker does not have it.

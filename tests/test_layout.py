@@ -125,9 +125,7 @@ def typed_imports() -> dict[str, str]:
     for block in tree.body:
         if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING"):
             for node in block.body:
-                assert isinstance(node, ast.ImportFrom), (
-                    f"line {node.lineno}: only `from .x import A as A` here"
-                )
+                assert isinstance(node, ast.ImportFrom), f"line {node.lineno}: only `from .x import A as A` here"
                 for alias in node.names:
                     assert alias.asname == alias.name, f"line {node.lineno}: `{alias.name} as {alias.name}`"
                     found[alias.name] = "." * node.level + (node.module or "")
@@ -157,7 +155,7 @@ def test_a_public_name_is_there_and_says_it_is_ours(name: str) -> None:
 
 def test_the_face_refuses_a_name_it_does_not_have() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
-        famulus.nonsense  # type: ignore[attr-defined]  # noqa: B018  # that is what is tested
+        famulus.nonsense  # noqa: B018  # that is what is tested
 
 
 def test_importing_the_face_loads_nothing_else(tmp_path: Path) -> None:

@@ -41,12 +41,12 @@ def test_make_alone_lists_the_targets() -> None:
 
 
 def test_demo_plays_the_flights_example(bare: Path) -> None:
-    assert ".venv/bin/python examples/flights.py\n" in make("-n", "demo", cwd=bare).stdout
+    assert ".venv/bin/python examples/flights.py worker -l warning\n" in make("-n", "demo", cwd=bare).stdout
 
 
 def test_demo_hands_on_the_broker(bare: Path) -> None:
     said = make("-n", "demo", "BROKER=kafka://localhost:9092", cwd=bare).stdout
-    assert "examples/flights.py --broker kafka://localhost:9092\n" in said
+    assert "examples/flights.py --broker kafka://localhost:9092 worker -l warning\n" in said
 
 
 def test_without_a_python_it_says_what_to_install(bare: Path) -> None:

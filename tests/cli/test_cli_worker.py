@@ -158,7 +158,10 @@ class Program:
 
     def wait(self) -> int:
         """Its exit code, with everything it wrote read."""
-        code = self._process.wait(LIMIT)
+        try:
+            code = self._process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the program has not ended within {LIMIT:g} s:\n{self.out}{self.err}")
         for reader in self._readers:
             reader.join(LIMIT)
         return code
