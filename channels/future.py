@@ -37,6 +37,7 @@ class FutureMessage:
         "event",
         "partition",
         "record",
+        "size",
         "topic",
     )
 
@@ -46,6 +47,7 @@ class FutureMessage:
         self.record = record
         self.callback = callback
         self.deadline = 0.0
+        self.size = 0
         self._receipt: ProduceResult | None = None
         self._index = 0
         self._error: Exception | None = None

@@ -128,7 +128,7 @@ class Message:
         return f"<Message {self.topic}-{self.partition} @{self.offset} refs={self.refcount}>"
 
 
-@attrs.frozen(slots=True)
+@attrs.define(slots=True)  # not frozen: that would triple the cost of making one
 class ProducerRecord:
     """One record to be written: encoded, its partition already chosen.
 

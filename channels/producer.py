@@ -31,11 +31,6 @@ _RECORD_OVERHEAD = 64
 """Bytes counted for a record besides its key and value: about what Kafka's record format adds, generously."""
 
 
-def _size(record: ProducerRecord) -> int:
-    key, value = record.key, record.value
-    return _RECORD_OVERHEAD + (0 if key is None else len(key)) + (0 if value is None else len(value))
-
-
 class Producer:
     """Buffers messages and delivers them in batches. One per run.
 
@@ -51,6 +46,8 @@ class Producer:
         self._unrouted: dict[str, deque[FutureMessage]] = {}
         self._partitions: dict[str, int] = {}
         self._partitioners: dict[str, DefaultPartitioner] = {}
+        self._most = options.producer_buffer_maxsize
+        self._most_bytes = options.producer_buffer_bytes
         self._buffered = 0
         self._buffered_bytes = 0
         self._waiting_for_room = trio.lowlevel.ParkingLot()
@@ -66,13 +63,14 @@ class Producer:
         """Messages that have no receipt yet."""
         return self._buffered
 
-    def _has_room(self) -> bool:
-        options = self._options
-        return self._buffered < options.producer_buffer_maxsize and self._buffered_bytes < options.producer_buffer_bytes
+    @property
+    def has_room(self) -> bool:
+        """Whether the buffer takes another message now. A message may exceed the bytes that are left."""
+        return self._buffered < self._most and self._buffered_bytes < self._most_bytes
 
     async def wait_room(self) -> None:
         """Wait until the buffer takes another message. A checkpoint only when it has to wait."""
-        while not self._has_room():
+        while not self.has_room:
             self._hurry = True
             self._work.set()
             await self._waiting_for_room.park()
@@ -87,7 +85,7 @@ class Producer:
         Raises:
             BufferFull: no room.
         """
-        if not (beyond_bounds or self._has_room()):
+        if not (beyond_bounds or self.has_room):
             raise BufferFull(
                 f"the producer's buffer holds {self._buffered} messages of {self._buffered_bytes} bytes: wait with "
                 "`await send(...)`, or raise producer_buffer_maxsize / producer_buffer_bytes"
@@ -101,8 +99,10 @@ class Producer:
             self._unrouted.setdefault(topic, deque()).append(future)
         else:
             self._route(future, count)
+        key, value = future.record.key, future.record.value
+        future.size = _RECORD_OVERHEAD + (0 if key is None else len(key)) + (0 if value is None else len(value))
         self._buffered += 1
-        self._buffered_bytes += _size(future.record)
+        self._buffered_bytes += future.size
         self._counters.messages_sent += 1
         if not self._work.is_set():
             self._work.set()
@@ -171,7 +171,7 @@ class Producer:
             batch: list[FutureMessage] = []
             size = 0
             for future in queue:
-                size += _size(future.record)
+                size += future.size
                 if size > limit and batch:
                     break
                 batch.append(future)
@@ -220,7 +220,7 @@ class Producer:
         self._drop(tp, batch)
         self._counters.messages_delivered += len(batch)
         for index, future in enumerate(batch):
-            self._buffered_bytes -= _size(future.record)
+            self._buffered_bytes -= future.size
             future.settle(result, index)
             if future.callback is not None:
                 self._callbacks.append(future)
@@ -228,7 +228,7 @@ class Producer:
 
     def _settle_failed(self, future: FutureMessage, error: Exception) -> None:
         self._counters.deliveries_failed += 1
-        self._buffered_bytes -= _size(future.record)
+        self._buffered_bytes -= future.size
         future.fail(error)
         if future.callback is not None:
             self._callbacks.append(future)
@@ -236,7 +236,7 @@ class Producer:
 
     def _release_room(self, count: int) -> None:
         self._buffered -= count
-        if self._waiting_for_room and self._has_room():
+        if self._waiting_for_room and self.has_room:
             self._waiting_for_room.unpark(count=count)
 
     def _expire(self, error: TransportError) -> None:

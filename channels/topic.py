@@ -218,7 +218,8 @@ class Topic(Channel[T]):
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
-        await run.producer.wait_room()
+        if not run.producer.has_room:
+            await run.producer.wait_room()
         return self._enqueue(run, future, partition)
 
     def send_soon(

@@ -155,7 +155,8 @@ class Consumer(ABC):
     async def subscribe(self, topics: Collection[str], *, pattern: Pattern[str] | None = None) -> None:
         """Replace the subscription; join the group or rebalance, and return once the assignment stands.
 
-        The same topics again do nothing. While the broker is away it waits, as `fetch` does. `pattern` adds all topics whose whole name matches it, later ones too.
+        The same topics again do nothing. While the broker is away it waits, as `fetch` does. `pattern` adds all topics
+        whose whole name matches it, later ones too.
 
         Raises:
             UnknownTopic: a topic is missing; the message says how to create it.
