@@ -161,7 +161,7 @@ class Actor:
         event = self._hand.drop()
         if event is not None and not event.acked:
             event.acked = True
-            self._agent_run.failures(event, error)
+            self._agent_run.failures.crashed(event, error)
         on_error = self._agent.options.on_error
         if on_error is not None:
             try:

@@ -41,6 +41,14 @@ class Failures:
         self._max_attempts = max_attempts
 
     def __call__(self, event: Event[Any], error: BaseException) -> None:
+        """An output of the event was not delivered."""
+        self._decide(event, error, with_traceback=True)
+
+    def crashed(self, event: Event[Any], error: BaseException) -> None:
+        """Its actor raised; the actor's supervisor logs the traceback."""
+        self._decide(event, error, with_traceback=False)
+
+    def _decide(self, event: Event[Any], error: BaseException, *, with_traceback: bool) -> None:
         self._run.counters.events_failed += 1
         event.failure = error
         where = f"{event.message.tp}@{event.message.offset}"
@@ -56,7 +64,7 @@ class Failures:
             else "sent to the dead letters"
             if self._policy != "ack"
             else "skipped",
-            exc_info=error,
+            exc_info=error if with_traceback else None,
         )
         if again and event.cursor is not None:
             self._run.counters.events_retried += 1

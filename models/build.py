@@ -39,9 +39,7 @@ _ITEMS: dict[Any, Any] = {
     collections.abc.Set: frozenset,
     collections.deque: collections.deque,
 }
-_MAPPINGS: dict[Any, Any] = dict.fromkeys(
-    (dict, collections.abc.Mapping, collections.abc.MutableMapping), dict
-)
+_MAPPINGS: dict[Any, Any] = dict.fromkeys((dict, collections.abc.Mapping, collections.abc.MutableMapping), dict)
 _MAPPINGS[collections.OrderedDict] = collections.OrderedDict
 
 

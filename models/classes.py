@@ -40,10 +40,7 @@ class Field:
 def is_class_like(tp: Any) -> bool:
     cls = get_origin(tp) or tp
     return isinstance(cls, type) and (
-        attrs.has(cls)
-        or dataclasses.is_dataclass(cls)
-        or typing.is_typeddict(cls)
-        or _is_foreign_typed_dict(cls)
+        attrs.has(cls) or dataclasses.is_dataclass(cls) or typing.is_typeddict(cls) or _is_foreign_typed_dict(cls)
     )
 
 
@@ -86,9 +83,7 @@ def class_fields(tp: Any) -> list[Field]:
 
 
 def _is_factory(default: Any) -> bool:
-    return hasattr(default, "takes_self") and hasattr(
-        default, "factory"
-    )  # attrs.Factory is no class to a checker
+    return hasattr(default, "takes_self") and hasattr(default, "factory")  # attrs.Factory is no class to a checker
 
 
 def _dataclass_default(field: dataclasses.Field[Any]) -> Any:

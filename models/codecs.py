@@ -98,6 +98,5 @@ def get_codec(name_or_codec: str | Codec) -> Codec:
     elif isinstance(name_or_codec, Codec):
         return name_or_codec
     raise LookupError(
-        f"unknown codec {name_or_codec!r}: expected one of {', '.join(names())}, "
-        "or an object with dumps and loads"
+        f"unknown codec {name_or_codec!r}: expected one of {', '.join(names())}, or an object with dumps and loads"
     )

@@ -93,9 +93,7 @@ def _resolve(owner: type, field: str, annotation: Any) -> Any:
             "(not only under TYPE_CHECKING), or be a local name that was defined before the record"
         ) from exc
     except (SyntaxError, TypeError) as exc:
-        raise TypeError(
-            f"{owner.__qualname__}.{field}: cannot resolve the annotation {annotation!r}: {exc}"
-        ) from exc
+        raise TypeError(f"{owner.__qualname__}.{field}: cannot resolve the annotation {annotation!r}: {exc}") from exc
 
 
 def _bindings(tp: Any) -> dict[Any, Any]:

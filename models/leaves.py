@@ -128,9 +128,7 @@ def enum_hook(cls: type[Enum]) -> Hook:
     wires = [(plain(member.value), member) for member in cls.__members__.values()]
     simple = {(w.__class__, w): m for w, m in wires if not isinstance(w, list | dict)}
     composed = [(w, m) for w, m in wires if isinstance(w, list | dict)]
-    asks = issubclass(cls, Flag) or "_missing_" in {
-        n for c in cls.__mro__[:-1] if c is not Enum for n in vars(c)
-    }
+    asks = issubclass(cls, Flag) or "_missing_" in {n for c in cls.__mro__[:-1] if c is not Enum for n in vars(c)}
 
     def hook(value: Any, _: Any = None) -> Any:
         try:

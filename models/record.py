@@ -44,8 +44,7 @@ class RecordMeta(type):
             return super().__new__(mcls, name, bases, namespace)
         if unknown:
             raise TypeError(
-                f"record {name}: unknown option {', '.join(map(repr, unknown))}; "
-                f"the options are {', '.join(OPTIONS)}"
+                f"record {name}: unknown option {', '.join(map(repr, unknown))}; the options are {', '.join(OPTIONS)}"
             )
         for option, value in (("abstract", abstract), ("frozen", frozen), ("kw_only", kw_only)):
             if not isinstance(value, bool):

@@ -50,16 +50,10 @@ _lock = threading.Lock()
 
 
 @overload
-def value_serde(
-    type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "json"
-) -> Serde[T]: ...
+def value_serde(type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "json") -> Serde[T]: ...
 @overload
-def value_serde(
-    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json"
-) -> Serde[Any]: ...
-def value_serde(
-    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json"
-) -> Serde[Any]:
+def value_serde(type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json") -> Serde[Any]: ...
+def value_serde(type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json") -> Serde[Any]:
     """The serde of a value type.
 
     `type` is a Record, an attrs class, a dataclass, a TypedDict, a NamedTuple or any builtin type; None or
@@ -103,16 +97,10 @@ def value_serde(
 
 
 @overload
-def key_serde(
-    type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "raw"
-) -> Serde[T]: ...
+def key_serde(type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "raw") -> Serde[T]: ...
 @overload
-def key_serde(
-    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw"
-) -> Serde[Any]: ...
-def key_serde(
-    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw"
-) -> Serde[Any]:
+def key_serde(type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw") -> Serde[Any]: ...
+def key_serde(type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw") -> Serde[Any]:
     """The serde of a key type: as for values, but raw by default.
 
     Then bytes and untyped keys are bytes as they are, text is UTF-8 and numbers are decimal text, as other

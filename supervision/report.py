@@ -11,6 +11,7 @@ import os
 
 import trio
 
+from .errors import SupervisorFailed
 from .window import Incident, describe
 
 __all__ = [
@@ -62,7 +63,8 @@ def crashed(supervisor: str, child: str, incarnation: int, reason: BaseException
                 incarnation,
                 while_,
                 text,
-                exc_info=(type(reason), reason, reason.__traceback__),
+                # A supervisor that gave up has logged it, and its children's failures before it.
+                exc_info=None if isinstance(reason, SupervisorFailed) else (type(reason), reason, reason.__traceback__),
                 extra=extra,
             )
 

@@ -41,7 +41,13 @@ async def serve(supervisor: Supervisor, specs: tuple[Spec, ...], started: Callab
                 cut = exc
                 supervisor._end()
                 with trio.CancelScope(shield=True):
-                    await _stop_children(supervisor, drain=False)
+                    try:
+                        await _stop_children(supervisor, drain=False)
+                    except BaseException:  # a fault of ours: nothing may hang because of it
+                        for handle in supervisor._children.values():
+                            if handle._run is not None:
+                                handle._run.scope.cancel()
+                        raise
     finally:
         failure = supervisor._ending_reason() or start_failure or cut
         supervisor.state = "stopped" if failure is None or failure is cut else "failed"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = '''
+PROGRAM = """
 from collections.abc import AsyncIterator
 from typing import assert_type
 
@@ -60,7 +60,7 @@ async def main() -> None:
 
         assert_type(await double.ask(21), int)
         await double.ask("no")  # wrong
-'''
+"""
 
 
 @pytest.mark.slow

@@ -2,8 +2,9 @@
 
 from importlib.metadata import EntryPoint
 
-import famulus
 import pytest
+
+import famulus
 from famulus.channels import transport
 from famulus.channels.memory import MemoryTransport
 
@@ -29,7 +30,7 @@ async def test_pain_24_a_third_party_transport_is_found_by_its_scheme(monkeypatc
 
 def test_an_entry_that_is_no_transport_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "builtins:int")
-    with pytest.raises(famulus.ImproperlyConfigured, match="no subclass of famulus.Transport"):
+    with pytest.raises(famulus.ImproperlyConfigured, match=r"no subclass of famulus\.Transport"):
         transport.load_transport("theirs://", transport.TransportOptions())
 
 

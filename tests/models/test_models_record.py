@@ -158,9 +158,7 @@ def test_class_variables_are_no_fields() -> None:
 
 
 def test_an_unknown_option_is_named_with_those_that_exist() -> None:
-    with pytest.raises(
-        TypeError, match="record Odd: unknown option 'isodates'; the options are abstract, frozen"
-    ):
+    with pytest.raises(TypeError, match="record Odd: unknown option 'isodates'; the options are abstract, frozen"):
 
         class Odd(Record, isodates=True):  # pyright: ignore  # that is the test
             n: int

@@ -169,9 +169,7 @@ def test_each_type_comes_back_equal_as_value_and_as_key(data: st.DataObject, tp:
 
 @short_run
 @given(plain_values.map(orjson.dumps) | st.binary(max_size=20))
-@pytest.mark.parametrize(
-    "tp", [Branch, Attrs, Data, Pair, Address, Suit, int | str, list[Leaf], dict[int, Leaf]]
-)
+@pytest.mark.parametrize("tp", [Branch, Attrs, Data, Pair, Address, Suit, int | str, list[Leaf], dict[int, Leaf]])
 def test_any_bytes_give_a_value_or_a_decode_error_with_a_path(tp: Any, data: bytes) -> None:
     paths: list[str] = []
     value = None

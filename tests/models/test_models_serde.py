@@ -239,8 +239,7 @@ def test_none_is_a_tombstone_for_every_type(tp: Any, make: Callable[[Any], Any])
         (
             Decimal,
             b"1.5",
-            "$: expected Decimal, got 1.5 (float): a JSON number with a fraction has lost digits; "
-            "send it as a string",
+            "$: expected Decimal, got 1.5 (float): a JSON number with a fraction has lost digits; send it as a string",
         ),
         (defaultdict[str, int], b'{"a":"x"}', "$['a']: expected int, got 'x' (str)"),
         (Order, b"\xff", "$: expected Order, got b'\\xff' (bytes): not JSON: "),

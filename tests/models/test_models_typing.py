@@ -93,12 +93,8 @@ def test_mypy_strict_understands_records(program: Path) -> None:
     needs("mypy")
     command = [sys.executable, "-P", "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
     command += ["--cache-dir", str(program.parent / "cache"), str(program)]
-    run = subprocess.run(
-        command, cwd=program.parent, capture_output=True, text=True, check=False, timeout=120
-    )
-    found = {
-        int(m[1]): m[2] for m in re.finditer(r":(\d+): error: .*\[([\w-]+)\]$", run.stdout, re.MULTILINE)
-    }
+    run = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, check=False, timeout=120)
+    found = {int(m[1]): m[2] for m in re.finditer(r":(\d+): error: .*\[([\w-]+)\]$", run.stdout, re.MULTILINE)}
     assert found == expected("mypy"), run.stdout + run.stderr
 
 
@@ -108,9 +104,7 @@ def test_pyright_understands_records(program: Path) -> None:
         json.dumps({"include": ["program.py"], "typeCheckingMode": "strict", "reportUnusedExpression": False})
     )
     command = [sys.executable, "-P", "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
-    run = subprocess.run(
-        command, cwd=program.parent, capture_output=True, text=True, check=False, timeout=120
-    )
+    run = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, check=False, timeout=120)
     report = json.loads(run.stdout)["generalDiagnostics"]
     found = {d["range"]["start"]["line"] + 1: d["rule"] for d in report if d["severity"] == "error"}
     assert found == expected("pyright"), run.stdout + run.stderr
