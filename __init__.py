@@ -103,8 +103,55 @@ _EXPORTS = {
     "YieldInsideNursery": ".actors.errors",
 }
 
-__all__ = [  # a test holds it equal to the map and to the imports above
-    *_EXPORTS,
+__all__ = [  # noqa: RUF022  # in groups
+    # an app
+    "App",
+    "RunningApp",
+    "Settings",
+    "open_app",
+    # agents
+    "Agent",
+    "current_agent",
+    # channels
+    "Channel",
+    "Event",
+    "FutureMessage",
+    "Message",
+    "RecordMetadata",
+    "Statistics",
+    "Stream",
+    "TP",
+    "Topic",
+    "Transport",
+    "current_event",
+    # values
+    "Codec",
+    "Record",
+    "field",
+    # supervision; all of it is in famulus.supervision
+    "Backoff",
+    "CrashingSupervisor",
+    "OneForAllSupervisor",
+    "OneForOneSupervisor",
+    "RestForOneSupervisor",
+    "TreeNode",
+    # errors
+    "AgentError",
+    "AmbiguousRun",
+    "AppNotRunning",
+    "BrokerUnavailable",
+    "BufferFull",
+    "CommitRefused",
+    "DecodeError",
+    "EncodeError",
+    "FamulusError",
+    "ImproperlyConfigured",
+    "ProduceError",
+    "SupervisorFailed",
+    "TopicExists",
+    "TransportError",
+    "UnknownTopic",
+    "YieldInsideNursery",
 ]
 
 

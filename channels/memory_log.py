@@ -66,12 +66,9 @@ class PartitionLog:
         topic, partition = self.tp
         entries, index = self._entries, position - self._base
         if not self._gaps:
-            messages = [
+            messages = [  # type: ignore[misc]  # no gaps: there is no None among them
                 Message(topic, partition, offset, timestamp, kind, headers, key, value, generation)
-                for offset, (timestamp, kind, headers, key, value) in enumerate(
-                    entries[index : index + most],  # type: ignore[arg-type]  # no gaps: there is no None in it
-                    position,
-                )
+                for offset, (timestamp, kind, headers, key, value) in enumerate(entries[index : index + most], position)
             ]
             return messages, position + len(messages)
         messages = []

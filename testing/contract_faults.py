@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from ..channels.errors import BrokerUnavailable, CommitRefused, ProduceError, TransportError
-from ..channels.message import TP
+from ..channels.message import TP, Message
 from ..channels.transport import ProduceResult
 from .contract_kit import ContractBase, numbered, produce, values
 
@@ -66,7 +66,7 @@ class FaultContract(ContractBase):
                     await member.commit({tp: 4})
                     await faults.rebalance(group)
                     await member.changes.until(lambda: member.generation > old)
-                    assert member.listener.revoked == [({tp}, False)]
+                    assert member.listener.revoked == [(frozenset({tp}), False)]
                     assert [message.offset for message in await member.read(6)] == [4, 5, 6, 7, 8, 9]
 
     async def test_a_refused_commit_changes_nothing(self) -> None:
@@ -218,7 +218,7 @@ class FaultContract(ContractBase):
                 await produce(transport, {held: numbered(10, 11), free: numbered(10, 11)})
                 async with self.member(broker, broker.name("group"), [topic]) as member:
                     for tp in (held, free):
-                        messages = []
+                        messages: list[Message] = []
                         while values(messages)[-1:] != [b"10"]:
                             messages += await member.read(1, {tp: 100})
                         assert len(messages) in (1, 11)
