@@ -66,7 +66,7 @@ class PartitionLog:
         topic, partition = self.tp
         entries, index = self._entries, position - self._base
         if not self._gaps:
-            messages = [  # type: ignore[misc]  # no gaps: there is no None among them
+            messages = [
                 Message(topic, partition, offset, timestamp, kind, headers, key, value, generation)
                 for offset, (timestamp, kind, headers, key, value) in enumerate(entries[index : index + most], position)
             ]

@@ -205,7 +205,7 @@ async def test_a_worker_that_joins_and_leaves_in_the_middle_changes_no_total(mon
         pass
 
     demo.feed = feed_once
-    monkeypatch.setattr(demo.app, "stop", lambda: None)
+    monkeypatch.setattr(demo.app, "stop", lambda: None)  # which of the two runs is meant, it could not know
 
     async def reach(rows: int) -> None:
         while min(demo.count(demo.carriers), demo.count(demo.origins)) < rows:
