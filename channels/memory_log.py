@@ -66,9 +66,10 @@ class PartitionLog:
         topic, partition = self.tp
         entries, index = self._entries, position - self._base
         if not self._gaps:
+            present = [entry for entry in entries[index : index + most] if entry is not None]  # all of them
             messages = [
                 Message(topic, partition, offset, timestamp, kind, headers, key, value, generation)
-                for offset, (timestamp, kind, headers, key, value) in enumerate(entries[index : index + most], position)
+                for offset, (timestamp, kind, headers, key, value) in enumerate(present, position)
             ]
             return messages, position + len(messages)
         messages = []
