@@ -213,7 +213,9 @@ class RunningApp(Declarations):
         await self._supervisors["tasks"].start(spec)
 
     async def _start_timer(self, timer: TimerDeclaration) -> None:
-        await self._supervisors["timers"].start(child(run_timer, timer.fun, timer.interval, name=timer.name))
+        await self._supervisors["timers"].start(
+            child(run_timer, timer.fun, timer.interval, trio.current_time(), name=timer.name)
+        )
 
     async def _wait_ready(self) -> None:
         """Wait until the actors have come to their streams and the partitions are assigned."""

@@ -21,9 +21,8 @@ def next_time(start: float, interval: float, now: float) -> float:
     return start + (floor((now - start) / interval) + 1) * interval
 
 
-async def run_timer(fun: Callable[[], Awaitable[object]], interval: float) -> None:
-    """Call `fun` every `interval` seconds, for ever; times at which it is still busy are left out."""
-    start = trio.current_time()
+async def run_timer(fun: Callable[[], Awaitable[object]], interval: float, start: float) -> None:
+    """Call `fun` at multiples of `interval` seconds after `start`, for ever; times at which it is still busy are left out."""
     while True:
         await trio.sleep_until(next_time(start, interval, trio.current_time()))
         await fun()

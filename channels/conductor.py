@@ -66,6 +66,7 @@ class Conductor:
         self._stopping = False
         self._commit_lock = trio.Lock()
         self._commits_open = False
+        self._commit_failing = False
         self._commit_due = trio.Event()
         self._commit_requests: list[trio.Event] = []
         self._acked = 0
@@ -349,9 +350,14 @@ class Conductor:
             log.warning("commit of %s refused, what is in hand is discarded: %s", _names(offsets), error)
         except (TransportError, trio.TooSlowError) as error:
             self._counters.commits_failed += 1
-            log.warning("commit of %s failed, it will be tried again: %r", _names(offsets), error)
+            if not self._commit_failing:  # said once, and again when it is over
+                self._commit_failing = True
+                log.warning("commit of %s failed, it will be tried again: %r", _names(offsets), error)
         else:
             self._counters.commits += 1
+            if self._commit_failing:
+                self._commit_failing = False
+                log.info("commits go on")
             for tp, offset in offsets.items():
                 trackers[tp].committed = offset
 

@@ -242,6 +242,7 @@ class Producer:
     def _expire(self, error: TransportError) -> None:
         """Fail what has waited longer than its delivery timeout; only whole heads, so order is kept."""
         now = trio.current_time()
+        expired = 0
         for queue in [*self._queues.values(), *self._unrouted.values()]:
             while queue and queue[0].deadline <= now:
                 future = queue.popleft()
@@ -249,6 +250,11 @@ class Producer:
                 self._settle_failed(
                     future, ProduceError(f"{future.topic}: not delivered within {waited:g} s; last: {error}")
                 )
+                expired += 1
+        if expired:
+            log.error(
+                "%d messages were not delivered in time and given up, %d wait: %s", expired, self._buffered, error
+            )
 
     async def _run_callbacks(self) -> None:
         while self._callbacks:
@@ -269,6 +275,8 @@ class Producer:
 
     def fail_all(self, error: Exception) -> None:
         """The run ends: whoever still waits for a delivery is told that it was not confirmed."""
+        if self._buffered:
+            log.error("%d messages were not delivered: %s", self._buffered, error)
         for queue in [*self._queues.values(), *self._unrouted.values()]:
             while queue:
                 self._settle_failed(queue.popleft(), error)

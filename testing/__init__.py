@@ -1,5 +1,10 @@
-"""What users and the project test with."""
+"""What users and the project test with: virtual time, a broker with faults to order, a pytest plugin.
 
+`famulus.testing.plugin` is the plugin, `famulus.testing.contract` the contract suite for transports; they need pytest.
+"""
+
+from ..channels.memory import MemoryBroker as MemoryBroker
 from .clock import VirtualClock as VirtualClock
+from .settle import settle as settle
 
-__all__ = ["VirtualClock"]
+__all__ = ["MemoryBroker", "VirtualClock", "settle"]

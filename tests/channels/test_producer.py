@@ -103,7 +103,9 @@ async def test_callbacks_get_the_settled_promise(broker: MemoryBroker) -> None:
     assert offsets == [0, 1]
 
 
-async def test_a_message_that_waits_too_long_fails(broker: MemoryBroker) -> None:
+async def test_a_message_that_waits_too_long_fails_and_is_logged(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
     app = app_on(broker, producer_delivery_timeout=30.0)
     topic = app.topic("t", partitions=1)
     async with famulus.open_app(app):
@@ -112,6 +114,7 @@ async def test_a_message_that_waits_too_long_fails(broker: MemoryBroker) -> None
         promise = await topic.send(1)
         with pytest.raises(famulus.ProduceError, match="not delivered within 30 s"):
             await promise
+        assert "1 messages were not delivered in time" in caplog.text
         broker.faults.start()
         assert (await (await topic.send(2))).offset == 1
 

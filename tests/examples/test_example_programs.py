@@ -27,7 +27,7 @@ def run(folder: str, program: str) -> str:
     arguments, _ = EXPECTED[program]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FAMULUS_")}
     ran = subprocess.run(
-        [sys.executable, ROOT / folder / program, *arguments],
+        [sys.executable, "-W", "error", ROOT / folder / program, *arguments],
         env={**kept, "FLIGHTS_LIMIT": "1000", "PYTHONUTF8": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
