@@ -23,11 +23,13 @@ import trio.testing
 from _bench import Case, Result, Tally, facts, markdown, measure, show, write_section
 
 import famulus
+from famulus.channels.memory_broker import PRIVATE_MAX_RECORDS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 FAUST = "faust-streaming==0.15.3"
 BUFFER = 1000
+LOG_SIZE = 4 * PRIVATE_MAX_RECORDS  # of 4 partitions that nobody reads yet
 
 BARE = "bare trio channel"
 TOPIC = "memory topic → agent"
@@ -267,6 +269,12 @@ def main() -> None:
     parser.add_argument("--no-faust", action="store_true", help="leave faust-streaming out")
     parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
+    if not 100 <= options.messages <= LOG_SIZE:
+        parser.error(
+            f"--messages {options.messages}: expected 100 to {LOG_SIZE}, which a memory:// broker of a run keeps"
+        )
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: expected at least 1")
 
     cases = [
         Case(BARE, under_trio(bare_channel)),

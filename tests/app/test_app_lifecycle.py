@@ -171,13 +171,14 @@ async def test_outside_cancellation_leaves_nothing_behind(broker: MemoryBroker, 
         for number in range(1000):
             await topic.send(number)
 
+    threads = threading.active_count()
     with trio.move_on_after(moment) as scope:
         async with famulus.open_app(app):
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert not broker.group("cancelled").members
     assert trio.lowlevel.current_task().child_nurseries == []
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads
 
 
 async def test_cancelled_at_any_checkpoint_nothing_is_left(broker: MemoryBroker) -> None:
@@ -224,6 +225,7 @@ async def test_an_agent_that_never_comes_to_its_stream_does_not_hold_up_the_star
 
 
 def test_declaring_starts_nothing() -> None:
+    threads = threading.active_count()
     app = famulus.App("declared")
     app.topic("t")
     app.channel()
@@ -233,7 +235,7 @@ def test_declaring_starts_nothing() -> None:
         async for _ in stream:
             pass
 
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads
     assert repr(app) == "<App declared agents=1>"
 
 
