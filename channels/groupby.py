@@ -132,7 +132,7 @@ class _Regrouped(TopicSubscription):
         try:
             async for event in self._read(self._source, hand):
                 key = self._key(event.value)
-                if inspect.isawaitable(key):
+                if type(key) is not str and inspect.isawaitable(key):
                     key = await key
                 raw = None if event.message.offset < 0 else event.message.value
                 await self.channel.forward(self.run, key, event.value, raw=raw, headers=event.headers)

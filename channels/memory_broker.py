@@ -7,6 +7,7 @@ process: every transport of that name uses it, one run after the other or at onc
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final, Literal
@@ -22,6 +23,8 @@ from .message import TP, Message, ProducerRecord
 from .transport import ProduceResult
 
 __all__ = ["PRIVATE_MAX_RECORDS", "MemoryBroker", "MemoryStatistics"]
+
+_logger = logging.getLogger("famulus.memory")
 
 PRIVATE_MAX_RECORDS: Final = 100_000
 """Records per partition that a private broker keeps of a topic that no group reads."""
@@ -89,6 +92,7 @@ class MemoryBroker:
         self._run: trio.lowlevel.TrioToken | None = None
         self._members_made = 0
         self._trimmed = 0
+        self._warned: set[str] = set()  # topics whose retention was reported
 
     # -- named brokers -------------------------------------------------------------------------------------
 
@@ -246,7 +250,13 @@ class MemoryBroker:
         result = log.append(records, self.clock(), stamp_all=topic.stamps_all)
         most = self.max_records
         if most is not None and log.end - log.start > most and not topic.is_compacted:
-            self._trim(log, min(log.end - most, self._unread_from(tp, log.end)))
+            before = min(log.end - most, self._unread_from(tp, log.end))
+            if before > log.start and tp.topic not in self._warned:
+                self._warned.add(tp.topic)
+                _logger.warning(
+                    "%s: nobody reads %s, its records beyond %d a partition are dropped", self, tp.topic, most
+                )
+            self._trim(log, before)
         return result
 
     def delete_records(self, tp: TP, before: int) -> None:

@@ -31,6 +31,31 @@ _RECORD_OVERHEAD = 64
 """Bytes counted for a record besides its key and value: about what Kafka's record format adds, generously."""
 
 
+class _Route:
+    """Where the messages of one topic go: a queue for each partition, among those of the producer."""
+
+    __slots__ = ("_count", "_other", "_queues", "_topic", "partitioner")
+
+    def __init__(self, topic: str, count: int, queues: dict[TP, deque[FutureMessage]]) -> None:
+        self._topic = topic
+        self._count = count
+        self._other = queues
+        self._queues = [queues.setdefault(TP(topic, partition), deque()) for partition in range(count)]
+        self.partitioner = DefaultPartitioner(count)
+
+    def add(self, future: FutureMessage) -> None:
+        """Choose the partition, where the caller did not, and queue it there."""
+        partition = future.partition
+        if partition < 0:
+            key = future.record.key
+            partition = self.partitioner.choose() if key is None else partition_for(key, self._count)
+            future.partition = partition
+        if partition < self._count:
+            self._queues[partition].append(future)
+        else:  # made since we looked, or never: the broker knows
+            self._other.setdefault(TP(self._topic, partition), deque()).append(future)
+
+
 class Producer:
     """Buffers messages and delivers them in batches. One per run.
 
@@ -44,8 +69,7 @@ class Producer:
         self._counters = counters
         self._queues: dict[TP, deque[FutureMessage]] = {}
         self._unrouted: dict[str, deque[FutureMessage]] = {}
-        self._partitions: dict[str, int] = {}
-        self._partitioners: dict[str, DefaultPartitioner] = {}
+        self._routes: dict[str, _Route] = {}
         self._most = options.producer_buffer_maxsize
         self._most_bytes = options.producer_buffer_bytes
         self._buffered = 0
@@ -84,6 +108,7 @@ class Producer:
 
         Raises:
             BufferFull: no room.
+            ValueError: a negative partition.
         """
         if not (beyond_bounds or self.has_room):
             raise BufferFull(
@@ -92,13 +117,15 @@ class Producer:
             )
         topic = future.topic
         future.deadline = trio.current_time() + self._options.producer_delivery_timeout
-        count = self._partitions.get(topic)
+        route = self._routes.get(topic)
         if partition is not None:
+            if partition < 0:
+                raise ValueError(f"partition={partition!r}: expected a whole number of at least 0")
             future.partition = partition
-        if count is None:
+        if route is None:
             self._unrouted.setdefault(topic, deque()).append(future)
         else:
-            self._route(future, count)
+            route.add(future)
         key, value = future.record.key, future.record.value
         future.size = _RECORD_OVERHEAD + (0 if key is None else len(key)) + (0 if value is None else len(value))
         self._buffered += 1
@@ -106,17 +133,6 @@ class Producer:
         self._counters.messages_sent += 1
         if not self._work.is_set():
             self._work.set()
-
-    def _route(self, future: FutureMessage, count: int) -> None:
-        topic = future.topic
-        if future.partition < 0:
-            key = future.record.key
-            future.partition = self._partitioners[topic].choose() if key is None else partition_for(key, count)
-        tp = TP(topic, future.partition)
-        queue = self._queues.get(tp)
-        if queue is None:
-            queue = self._queues[tp] = deque()
-        queue.append(future)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver what is buffered; asked to stop, deliver the rest and end. The run's one writing task."""
@@ -159,10 +175,9 @@ class Producer:
                 for future in self._unrouted.pop(topic):
                     self._settle_failed(future, error)
                 continue
-            self._partitions[topic] = count
-            self._partitioners[topic] = DefaultPartitioner(count)
+            route = self._routes[topic] = _Route(topic, count, self._queues)
             for future in self._unrouted.pop(topic):
-                self._route(future, count)
+                route.add(future)
 
     def _next_batches(self) -> dict[TP, list[FutureMessage]]:
         limit = self._options.producer_max_batch_bytes
@@ -191,7 +206,7 @@ class Producer:
         if not batches:
             return
         for topic in {tp.topic for tp in batches}:
-            self._partitioners[topic].new_batch()
+            self._routes[topic].partitioner.new_batch()
         records: Mapping[TP, Sequence[ProducerRecord]] = {
             tp: [future.record for future in batch] for tp, batch in batches.items()
         }

@@ -61,6 +61,10 @@ class Run:
         self.closed = False
         self._states: dict[Hashable, Any] = {}
 
+    def found(self, declared: Hashable) -> Any:
+        """What `state` has made for a declared object, or None; for hot code, which makes no closure for nothing."""
+        return self._states.get(declared)
+
     def state(self, declared: Hashable, make: Callable[[], S]) -> S:
         """What this run keeps for a declared object, made at first use."""
         try:

@@ -148,7 +148,8 @@ class Topic(Channel[T]):
 
     def serdes(self, run: Run) -> _TopicState:
         """How its keys and values are encoded and decoded in this run."""
-        return run.state(self, lambda: self._make_state(run))
+        state: _TopicState | None = run.found(self)
+        return run.state(self, lambda: self._make_state(run)) if state is None else state
 
     def _make_state(self, run: Run) -> _TopicState:
         options = run.options

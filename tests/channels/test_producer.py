@@ -192,3 +192,25 @@ async def test_topics_are_created_as_declared(broker: MemoryBroker) -> None:
         "late": 2,
     }
     assert broker.topics["declared"].config == {"cleanup.policy": "compact", "retention.ms": "60000"}
+
+
+async def test_a_partition_that_is_not_there_fails_the_delivery_alone(broker: MemoryBroker) -> None:
+    app = app_on(broker)
+    topic = app.topic("t", partitions=2)
+    async with famulus.open_app(app):
+        wrong = await topic.send(1, partition=7)
+        with pytest.raises(famulus.TransportError):
+            await wrong
+        assert (await (await topic.send(2, partition=1))).offset == 0
+        with pytest.raises(ValueError, match="partition=-1"):
+            await topic.send(3, partition=-1)
+
+
+async def test_a_log_that_nobody_reads_is_bounded_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async with famulus.open_app() as running:
+        topic = running.topic("unread", value_type=bytes, partitions=1)
+        for _ in range(100_100):
+            await topic.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "famulus.memory"]
+    assert "nobody reads unread, its records beyond 100000 a partition are dropped" in line
