@@ -52,6 +52,16 @@ if TYPE_CHECKING:
     from .supervision.strategies import RestForOneSupervisor as RestForOneSupervisor
     from .supervision.view import TreeNode as TreeNode
 
+else:  # type checkers must not see it: they would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        module = _EXPORTS.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(module, __name__), name)
+        return value
+
+
 _EXPORTS = {
     # an app
     "App": ".app.app",
@@ -153,16 +163,6 @@ __all__ = [  # noqa: RUF022  # in groups
     "UnknownTopic",
     "YieldInsideNursery",
 ]
-
-
-if not TYPE_CHECKING:  # a type checker would take any name for one of ours
-
-    def __getattr__(name: str) -> object:
-        module = _EXPORTS.get(name)
-        if module is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(importlib.import_module(module, __name__), name)
-        return value
 
 
 def __dir__() -> list[str]:
