@@ -18,6 +18,7 @@ from ..channels.channel import Channel
 from ..channels.cursor import Cursor
 from ..channels.event import Event
 from ..channels.hand import Hand, current_hand
+from ..channels.message import Message
 from ..channels.runs import Run
 from ..channels.stream import Stream
 from ..supervision import ChildHandle, Supervisor, child, current_child, supervisor, trap_stop
@@ -76,7 +77,13 @@ class Actor:
         self.index = index
         self.reached = trio.Event()
         self._scope: trio.CancelScope | None = None
-        self._hand = Hand(owner=self, prepare=self._prepare, interrupt=self._interrupt)
+        self._hand = Hand(
+            owner=self,
+            prepare=self._prepare,
+            interrupt=self._interrupt,
+            failures=agent_run.failures,
+            refuse=self._refuse,
+        )
         self._hand.reached = self.reached.set
 
     @property
@@ -88,8 +95,19 @@ class Actor:
         event.on_failure = self._agent_run.failures
         if event.headers:
             event.request = AgentRequest.find(
-                self._agent_run.run, self._agent.name, event, answers_itself=self._agent.answers
+                self._agent_run.run, self._agent.name, event.headers, answers_itself=self._agent.answers
             )
+
+    def _refuse(self, message: Message, error: Exception) -> None:
+        """A request that cannot be decoded is answered with the failure."""
+        request = AgentRequest.find(self._agent_run.run, self._agent.name, message.headers, answers_itself=True)
+        if request is not None:
+            request.failed(error)
+
+    def _stop(self) -> None:
+        """Asked to stop, alone (a sibling's restart) or with everything; then what no log has is still processed."""
+        root = self._agent_run.run.root
+        self._hand.stop(drain=root is not None and root.state != "running")
 
     def _interrupt(self) -> None:
         """A rebalance cannot wait any longer for the event in hand."""
@@ -98,13 +116,13 @@ class Actor:
 
     async def play(self) -> None:
         """One incarnation: run the agent's function over the stream."""
-        trap_stop(self._agent_run.subscription.close)
+        trap_stop(self._stop)
         hand = self._hand
         current_hand.set(hand)
         this = current_child()
         try:
             while True:
-                hand.worked = False
+                hand.begin()
                 with trio.CancelScope() as self._scope:
                     try:
                         await self._perform()
@@ -114,11 +132,11 @@ class Actor:
                     hand.finish()
                     return
                 log.info("actor %s[%d] begins again", self._agent.name, self.index)
-                hand.give_back()
         finally:
             if hand.worked:
                 this.progress()
             hand.give_back()
+            hand.close_made(leave=this.state != "stopping")
 
     async def _perform(self) -> None:
         agent, hand = self._agent, self._hand

@@ -140,7 +140,7 @@ class Agent(Generic[T, R]):
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         replies = Replies.of(current_run(self.app))
-        slot = replies.open()
+        slot = replies.open(self.name)
         try:
             await self.channel.send(
                 value,

@@ -70,8 +70,9 @@ class Failures:
             self._run.counters.events_retried += 1
             event.cursor.deliver_again(event.again())
             return
-        if isinstance(event.request, AgentRequest):
-            event.request.failed(error)
+        request = event.request or AgentRequest.find(self._run, self._agent, event.headers, answers_itself=True)
+        if isinstance(request, AgentRequest):
+            request.failed(error)
         if self._policy == "ack":
             event.message.release()
         else:
@@ -103,15 +104,15 @@ class Failures:
         def buried(future: FutureMessage) -> None:
             try:
                 future.result()
-            except TransportError as reason:
-                log.error("the dead letter for %s@%d is kept back: %s", message.tp, message.offset, reason)
+            except TransportError as reason:  # the run has ended: the producer gives it up for nothing else
+                log.error("the dead letter for %s@%d was not delivered: %s", message.tp, message.offset, reason)
             else:
                 self._run.counters.dead_letters += 1
                 message.release()
 
-        self._run.producer.enqueue(
-            FutureMessage(topic.name, record, callback=buried), partition=None, beyond_bounds=True
-        )
+        letter = FutureMessage(topic.name, record, callback=buried)
+        letter.persistent = True
+        self._run.producer.enqueue(letter, partition=None, beyond_bounds=True)
 
     def _topic(self, name: str) -> Topic[bytes]:
         return self._run.state(
@@ -131,4 +132,6 @@ def _explain(event: Event[Any], error: BaseException, agent: str) -> Headers:
         "error-message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
-    return tuple((f"famulus-dead-letter-{name}", text.encode()) for name, text in facts.items())
+    return tuple(
+        (f"famulus-dead-letter-{name}", text.encode(errors="backslashreplace")) for name, text in facts.items()
+    )

@@ -17,7 +17,6 @@ import outcome
 import trio
 
 from ..channels.errors import AppNotRunning
-from ..channels.event import Event
 from ..channels.message import Headers
 from ..channels.runs import Run
 from .errors import AgentError
@@ -33,10 +32,11 @@ CORRELATION_ID: Final = "famulus-correlation-id"
 class ReplySlot:
     """One caller's wait for one answer."""
 
-    __slots__ = ("_arrived", "_outcome", "correlation_id")
+    __slots__ = ("_arrived", "_outcome", "agent", "correlation_id")
 
-    def __init__(self, correlation_id: bytes) -> None:
+    def __init__(self, correlation_id: bytes, agent: str) -> None:
         self.correlation_id = correlation_id
+        self.agent = agent
         self._outcome: outcome.Outcome[Any] | None = None
         self._arrived = trio.Event()
 
@@ -75,15 +75,15 @@ class Replies:
         """Callers that have no answer yet."""
         return len(self._slots)
 
-    def open(self) -> ReplySlot:
-        """A slot for a new request.
+    def open(self, agent: str) -> ReplySlot:
+        """A slot for a new request to an agent.
 
         Raises:
             AppNotRunning: the run is over.
         """
         if self._run.closed:
             raise AppNotRunning(f"app {self._run.app.id!r} has stopped")
-        slot = ReplySlot(str(next(self._ids)).encode())
+        slot = ReplySlot(str(next(self._ids)).encode(), agent)
         self._slots[slot.correlation_id] = slot
         return slot
 
@@ -116,7 +116,13 @@ class Replies:
         """The run ends: nobody waits for ever."""
         _by_address.pop(self.address, None)
         for slot in list(self._slots.values()):
-            slot.settle(outcome.Error(AgentError("?", "the app stopped before the answer came")))
+            slot.settle(outcome.Error(AgentError(slot.agent, "the app stopped before the answer came")))
+
+    def fail(self, agent: str, error: BaseException) -> None:
+        """An agent could not be started: nobody waits for it for ever."""
+        for slot in list(self._slots.values()):
+            if slot.agent == agent:
+                slot.settle(outcome.Error(failure_of(agent, error)))
 
     @staticmethod
     def of(run: Run) -> Replies:
@@ -141,14 +147,14 @@ class AgentRequest:
         self._answered = False
 
     @classmethod
-    def find(cls, run: Run, agent: str, event: Event[Any], *, answers_itself: bool) -> AgentRequest | None:
-        """The request that an event is, if somebody waits for its answer.
+    def find(cls, run: Run, agent: str, headers: Headers, *, answers_itself: bool) -> AgentRequest | None:
+        """The request that a message is, by its headers, if somebody waits for its answer.
 
         Args:
             answers_itself: the agent yields answers; one that does not is answered None when it is done.
         """
-        headers = dict(event.headers)
-        address, correlation_id = headers.get(REPLY_TO), headers.get(CORRELATION_ID)
+        fields = dict(headers)
+        address, correlation_id = fields.get(REPLY_TO), fields.get(CORRELATION_ID)
         if address is None or correlation_id is None:
             return None
         return cls(run, agent, address, correlation_id, answers_itself=answers_itself)

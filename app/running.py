@@ -20,7 +20,7 @@ from ..actors.agent import Agent
 from ..actors.replies import Replies
 from ..channels.channel import Channel
 from ..channels.counters import Statistics
-from ..channels.errors import ImproperlyConfigured, ProduceError, TransportError
+from ..channels.errors import ImproperlyConfigured, TransportError
 from ..channels.hand import Hand, current_hand
 from ..channels.retry import Retry
 from ..channels.runs import Declaration, Run
@@ -32,6 +32,7 @@ from ..supervision import (
     Supervisor,
     TreeNode,
     child,
+    current_child,
     open_supervisor,
     supervisor,
     trap_stop,
@@ -128,7 +129,13 @@ class RunningApp(Declarations):
         await self._run.stop_requested.wait()
 
     async def commit(self) -> None:
-        """Commit what is acknowledged now, without waiting for the interval."""
+        """Commit what is acknowledged now, without waiting for the interval. Cancelling this ends the wait only.
+
+        Raises:
+            CommitRefused: other workers own the partitions now.
+            BrokerUnavailable, TooSlowError: it will be tried again.
+            AppNotRunning: the run ended meanwhile.
+        """
         await self._run.conductor.commit()
 
     def __repr__(self) -> str:
@@ -142,7 +149,7 @@ class RunningApp(Declarations):
             if declared.name in self._agents or declared.name in self.app.agents:
                 raise ImproperlyConfigured(f"app {self.id!r} has an agent {declared.name!r} already: give name=")
             agent_run = self._agents[declared.name] = AgentRun(self._run, declared)
-            self._late.send_nowait(lambda: self._start_agent(agent_run))
+            self._late.send_nowait(lambda: self._start_late_agent(agent_run))
         elif isinstance(declared, TaskDeclaration):
             self._late.send_nowait(lambda: self._start_task(declared))
         elif isinstance(declared, TimerDeclaration):
@@ -164,6 +171,7 @@ class RunningApp(Declarations):
             supervisor(
                 OneForOneSupervisor,
                 child(self._hold_transport, name="transport", shutdown=settings.shutdown_timeout + 1),
+                child(run.producer.run_callbacks, name="callbacks", shutdown=settings.producer_flush_timeout),
                 child(run.producer.run, name="producer", shutdown=settings.producer_flush_timeout),
                 child(run.conductor.run, name="conductor", shutdown=drain + settings.shutdown_timeout + 1),
                 child(run.conductor.run_commits, name="commits"),
@@ -203,12 +211,19 @@ class RunningApp(Declarations):
             except TransportError as error:
                 await retry.wait(error)
 
+    async def _start_late_agent(self, agent_run: AgentRun) -> None:
+        try:
+            await self._start_agent(agent_run)
+        except Exception as error:
+            Replies.of(self._run).fail(agent_run.agent.name, error)
+            raise
+
     async def _start_agent(self, agent_run: AgentRun) -> None:
         await agent_run.start(self._supervisors["agents"])
 
     async def _start_task(self, task: TaskDeclaration) -> None:
         spec = child(
-            _run_task, task.fun, name=task.name, restart="transient", shutdown=self.settings.task_drain_timeout
+            _run_task, task.fun, Hand(), name=task.name, restart="transient", shutdown=self.settings.task_drain_timeout
         )
         await self._supervisors["tasks"].start(spec)
 
@@ -232,15 +247,16 @@ class RunningApp(Declarations):
         await self._run.conductor.wait_assigned()
 
 
-async def _run_task(fun: Callable[[], Awaitable[object]]) -> None:
-    """Run a task's function; streams that it made end with it, their event in hand done only if it returned."""
-    hand = Hand()
+async def _run_task(fun: Callable[[], Awaitable[object]], hand: Hand) -> None:
+    """Run a task's function. Streams that it made end with it; after a crash they wait for it to come back."""
     current_hand.set(hand)
+    hand.begin()
     try:
         await fun()
         hand.finish()
+        hand.close_made(leave=current_child().state != "stopping")
     finally:
-        hand.close_streams()
+        hand.give_back()
 
 
 @asynccontextmanager
@@ -284,5 +300,6 @@ async def open_app(app: App | str | None = None, /, **settings: Any) -> AsyncIte
                     raise ExceptionGroup(f"app {declaration.id!r} did not start", [error]) from None
                 yield running
         finally:
-            run.producer.fail_all(ProduceError(f"app {declaration.id!r} stopped before the delivery was confirmed"))
+            run.producer.close()
+            run.conductor.close()
             Replies.of(run).close()

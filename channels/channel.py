@@ -16,6 +16,7 @@ import trio
 from .errors import BufferFull, ImproperlyConfigured
 from .event import Event
 from .future import DeliveryCallback, FutureMessage
+from .hand import current_hand
 from .inbox import EventInbox
 from .message import HeadersArg, Message, ProducerRecord, as_headers
 from .runs import Declaration, Run, current_run
@@ -79,13 +80,20 @@ class Channel(Generic[T]):
         return ChannelSubscription(run, self, name, shared=shared)
 
     def stream(self) -> Stream[T]:
-        """A stream over all that is put into the channel from now on, in the current run.
+        """A stream over all that comes into the channel from now on, in the current run.
+
+        What came before belongs to those who read then: for work that must not be missed over a restart, use an agent.
 
         Raises:
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        return Stream(self.subscribe(run, f"stream of {self.name}"), acks=self.acks, own=True)
+
+        def subscribe() -> Subscription:
+            return self.subscribe(run, f"stream of {self.name}")
+
+        hand = current_hand.get()
+        return Stream(subscribe() if hand is None else hand.make(self, subscribe), acks=self.acks)
 
     def __aiter__(self) -> Any:
         return self.stream().events()
@@ -214,22 +222,31 @@ class _LocalState:
             self._inboxes.remove(inbox)
 
     async def put(self, event: Event[Any], bound: int) -> None:
-        while not self._inboxes:
-            if len(self._early) < bound:
-                self._early.append(event)
+        """All readers get it or, when this is cancelled, none. Readers may come and go while it waits."""
+        while True:
+            inboxes = self._inboxes
+            if not inboxes:
+                if len(self._early) < bound:
+                    self._early.append(event)
+                    return
+                await self._room.park()
+            elif len(inboxes) == 1:
+                event.message.refcount = 1
+                try:
+                    inboxes[0].put_nowait(event)
+                    return
+                except trio.WouldBlock:
+                    pass
+                try:
+                    await inboxes[0].put(event)
+                    return
+                except trio.ClosedResourceError:
+                    continue  # that reader has left
+            elif (full := self._full()) is not None:
+                await full.wait_room()
+            else:
+                self._put_to_all(event)
                 return
-            await self._room.park()
-        inboxes = self._inboxes
-        if len(inboxes) == 1:
-            event.message.refcount = 1
-            try:
-                inboxes[0].put_nowait(event)
-            except trio.WouldBlock:
-                await inboxes[0].put(event)
-            return
-        while (full := self._full()) is not None:  # all get it or, cancelled here, none
-            await full.wait_room()
-        self._put_to_all(event)
 
     def _full(self) -> EventInbox | None:
         return next((inbox for inbox in self._inboxes if inbox.buffered >= inbox.maxsize), None)

@@ -15,7 +15,7 @@ import trio
 from ..supervision import trap_stop
 from .counters import Counters
 from .cursor import Cursor
-from .errors import CommitRefused, TransportError
+from .errors import AppNotRunning, CommitRefused, TransportError
 from .inbox import BatchInbox
 from .ledger import PartitionLedger
 from .message import TP
@@ -28,6 +28,20 @@ from .transport import Assignment, Batch, Consumer, ConsumerOptions, Transport
 __all__ = ["Conductor"]
 
 log = logging.getLogger("famulus.conductor")
+
+
+class _CommitRequest:
+    """Somebody waits for a commit."""
+
+    __slots__ = ("failure", "settled")
+
+    def __init__(self) -> None:
+        self.settled = trio.Event()
+        self.failure: Exception | None = None
+
+    def settle(self, failure: Exception | None) -> None:
+        self.failure = failure
+        self.settled.set()
 
 
 class Conductor:
@@ -53,11 +67,12 @@ class Conductor:
             session_timeout=options.broker_session_timeout,
             rebalance_timeout=options.broker_rebalance_timeout,
         )
-        self._inboxes: dict[str, list[BatchInbox]] = {}
+        self._readers: dict[str, list[BatchInbox]] = {}  # the lists stay, since trackers share them
+        self._leaving: set[str] = set()
         self._cursors: dict[Cursor, str] = {}
         self._consumer: Consumer | None = None
         self._trackers: dict[TP, PartitionTracker] = {}
-        self._sharing: dict[str, int] = {}
+        self._turn = 0
         self._generation = -1
         self._subscribed: frozenset[str] = frozenset()
         self._changed = trio.Event()
@@ -68,7 +83,8 @@ class Conductor:
         self._commits_open = False
         self._commit_failing = False
         self._commit_due = trio.Event()
-        self._commit_requests: list[trio.Event] = []
+        self._commit_requests: list[_CommitRequest] = []
+        self._closed = False
         self._acked = 0
         self._refused: tuple[float, CommitRefused] | None = None
 
@@ -82,14 +98,20 @@ class Conductor:
         self._begun = True
         self._announce()
 
+    @property
+    def _wanted(self) -> frozenset[str]:
+        return frozenset(topic for topic, inboxes in self._readers.items() if inboxes)
+
     def add(self, topic: str, inbox: BatchInbox) -> None:
         """Give every message of a topic to this inbox too, from what is fetched next."""
-        self._inboxes.setdefault(topic, []).append(inbox)
-        self._assigned = trio.Event()
+        self._readers.setdefault(topic, []).append(inbox)
         self._announce()
 
     def _announce(self) -> None:
-        if self._begun and (self._inboxes or self._subscribed):
+        """The subscriptions have changed."""
+        before, self._assigned = self._assigned, trio.Event()
+        before.set()
+        if self._begun:
             self._changed.set()
             self.wake()
 
@@ -110,22 +132,23 @@ class Conductor:
                 had not read; without other readers the topic's partitions are given up.
         """
         waiting = inbox.close()
-        inboxes = self._inboxes.get(topic, [])
-        if inbox in inboxes:
-            inboxes.remove(inbox)
-        if leave and inboxes:
+        readers = self._readers.get(topic, [])
+        if inbox not in readers:
+            return False
+        readers.remove(inbox)
+        if not leave:
+            return False
+        if readers:
             for message in waiting:
                 message.release()
             return True
-        if leave and topic in self._inboxes:
-            del self._inboxes[topic]
-            self._assigned = trio.Event()
-            self._announce()
+        self._leaving.add(topic)
+        self._announce()
         return False
 
     async def wait_assigned(self) -> None:
         """Wait until everything that was added has its assignment."""
-        while self._subscribed != frozenset(self._inboxes):
+        while self._leaving or self._subscribed != self._wanted:
             await self._assigned.wait()
 
     @property
@@ -176,24 +199,63 @@ class Conductor:
     async def _step(self, consumer: Consumer) -> None:
         if self._refused is not None and trio.current_time() - self._refused[0] >= self._options.broker_session_timeout:
             raise self._refused[1]  # no rebalance came of it: the supervisor has us join anew
-        topics = frozenset(self._inboxes)
-        if topics != self._subscribed:
-            await consumer.subscribe(topics)
-            self._subscribed = topics
-            self._assigned.set()
+        await self._subscribe(consumer)
         for batch in await consumer.fetch(self._room(consumer)):
             self._deliver(batch)
 
+    async def _subscribe(self, consumer: Consumer) -> None:
+        """Bring the subscription up to date. A topic that lost its last reader is given up first, even if it has one again.
+
+        So what the reader before had fetched and not acknowledged comes to the new one.
+        """
+        leaving = self._leaving & self._subscribed
+        if leaving:
+            remaining = self._subscribed - leaving
+            await consumer.subscribe(remaining)
+            self._subscribed = remaining
+        self._leaving -= leaving
+        self._leaving &= self._subscribed
+        wanted = self._wanted
+        if wanted != self._subscribed:
+            await consumer.subscribe(wanted)
+            self._subscribed = wanted
+        self._assigned.set()
+
     def _room(self, consumer: Consumer) -> dict[TP, int]:
         """What may be fetched now, per partition; long stalls are paused at the broker, and resumed."""
-        now = trio.current_time()
         room: dict[TP, int] = {}
+        open_: dict[str, list[PartitionTracker]] = {}
+        for tp, tracker in self._trackers.items():
+            if tracker.room > 0:
+                open_.setdefault(tp.topic, []).append(tracker)
+        for trackers in open_.values():
+            free = min(tracker.room for tracker in trackers)
+            share = max(1, min(inbox.room for inbox in trackers[0].inboxes) // len(trackers))
+            for tracker in trackers if free >= len(trackers) else self._few(consumer, trackers):
+                room[tracker.tp] = min(share, tracker.room)
+        self._pause(consumer, room)
+        return room
+
+    def _few(self, consumer: Consumer, trackers: list[PartitionTracker]) -> list[PartitionTracker]:
+        """Where there is room for fewer messages than partitions: those known to have some, each in its turn.
+
+        Where none is known to have any, all are asked: then a buffer may take one message of each, at the most.
+        """
+        lagging = [t for t in trackers if consumer.highwater(t.tp) > consumer.position(t.tp)]
+        if not lagging:
+            return trackers
+        free = min(inbox.room for inbox in trackers[0].inboxes)
+        self._turn += 1
+        start = self._turn % len(lagging)
+        return [*lagging[start:], *lagging[:start]][: max(1, free)]
+
+    def _pause(self, consumer: Consumer, room: Mapping[TP, int]) -> None:
+        """Pause at the broker what has been full for long, and resume it."""
+        now = trio.current_time()
         pause: list[TP] = []
         resume: list[TP] = []
         for tp, tracker in self._trackers.items():
-            free = tracker.room(self._sharing[tp.topic])
-            if free > 0:
-                room[tp] = free
+            if tp in room or tracker.room > 0:
                 tracker.blocked_since = None
                 if tracker.paused:
                     tracker.paused = False
@@ -208,7 +270,6 @@ class Conductor:
             consumer.pause(pause)
         if resume:
             consumer.resume(resume)
-        return room
 
     def _deliver(self, batch: Batch) -> None:
         tracker = self._trackers.get(batch.tp)
@@ -240,7 +301,7 @@ class Conductor:
             tp: PartitionTracker(
                 tp,
                 PartitionLedger(assignment.generation, consumer.position(tp)),
-                self._inboxes.setdefault(tp.topic, []),
+                self._readers.setdefault(tp.topic, []),
                 max_span=self._options.stream_max_span,
                 counters=self._counters,
                 on_acked=self._on_acked,
@@ -248,9 +309,6 @@ class Conductor:
             )
             for tp in sorted(assignment.partitions)
         }
-        self._sharing = {}
-        for tp in self._trackers:
-            self._sharing[tp.topic] = self._sharing.get(tp.topic, 0) + 1
         self._commits_open = True
         log.info("generation %d: %d partitions assigned", assignment.generation, len(self._trackers))
         self.wake()
@@ -310,11 +368,19 @@ class Conductor:
             self._commit_due = trio.Event()
             self._acked = 0
             requests, self._commit_requests = self._commit_requests, []
-            async with self._commit_lock:
-                if self._commits_open:
-                    await self._commit(self._trackers)
+            failure: Exception | None = None
+            try:
+                async with self._commit_lock:
+                    if self._commits_open:
+                        failure = await self._commit(dict(self._trackers))
+                    elif requests and self._trackers:
+                        failure = CommitRefused("the partitions are being reassigned, or belong to other workers")
+            except BaseException:  # a crash or a stop: the next incarnation answers them, or the end of the run
+                self._commit_requests[:0] = requests
+                self._commit_due.set()
+                raise
             for request in requests:
-                request.set()
+                request.settle(failure)
             stalled = any(
                 tracker.blocked_since is not None and not tracker.paused for tracker in self._trackers.values()
             )
@@ -322,44 +388,68 @@ class Conductor:
                 self.wake()
 
     async def commit(self) -> None:
-        """Have what is acknowledged now committed, and wait for it. Cancelling this ends the wait only."""
-        done = trio.Event()
-        self._commit_requests.append(done)
-        self._commit_due.set()
-        await done.wait()
+        """Have what is acknowledged now committed, and wait for it. Cancelling this ends the wait only.
 
-    async def _commit(self, trackers: Mapping[TP, PartitionTracker]) -> None:
-        """Commit these. What the broker refuses is lost, what it cannot take now waits."""
-        consumer = self._consumer
+        Raises:
+            CommitRefused: other workers own the partitions now.
+            BrokerUnavailable, trio.TooSlowError: it will be tried again.
+            AppNotRunning: the run ended before it was made.
+        """
+        if self._closed:
+            raise AppNotRunning("the app has stopped")
+        request = _CommitRequest()
+        self._commit_requests.append(request)
+        self._commit_due.set()
+        await request.settled.wait()
+        if request.failure is not None:
+            raise request.failure
+
+    def close(self) -> None:
+        """The run has ended: nobody waits for a commit any more."""
+        self._closed = True
+        for request in self._commit_requests:
+            request.settle(AppNotRunning("the app stopped before the commit was made"))
+        self._commit_requests.clear()
+
+    async def _commit(self, trackers: Mapping[TP, PartitionTracker]) -> Exception | None:
+        """Commit these, and return what kept it from being done.
+
+        What the broker refuses is lost, what it cannot take now waits. Meanwhile the partitions may have been lost
+        and assigned anew: the answer then says nothing of the new generation.
+        """
+        consumer, generation = self._consumer, self._generation
         offsets = {
             tp: tracker.ledger.committable
             for tp, tracker in trackers.items()
             if tracker.ledger.committable > tracker.committed
         }
         if consumer is None or not offsets:
-            return
+            return None
         try:
             with trio.fail_after(self._options.broker_commit_timeout):
-                await consumer.commit(offsets, generation=self._generation)
+                await consumer.commit(offsets, generation=generation)
         except CommitRefused as error:
             self._counters.commits_failed += 1
-            self._commits_open = False
-            self._refused = (trio.current_time(), error)
-            for tracker in trackers.values():
-                tracker.close()
             log.warning("commit of %s refused, what is in hand is discarded: %s", _names(offsets), error)
+            if generation == self._generation:
+                self._commits_open = False
+                self._refused = (trio.current_time(), error)
+                for tracker in trackers.values():
+                    tracker.close()
+            return error
         except (TransportError, trio.TooSlowError) as error:
             self._counters.commits_failed += 1
             if not self._commit_failing:  # said once, and again when it is over
                 self._commit_failing = True
                 log.warning("commit of %s failed, it will be tried again: %r", _names(offsets), error)
-        else:
-            self._counters.commits += 1
-            if self._commit_failing:
-                self._commit_failing = False
-                log.info("commits go on")
-            for tp, offset in offsets.items():
-                trackers[tp].committed = offset
+            return error
+        self._counters.commits += 1
+        if self._commit_failing:
+            self._commit_failing = False
+            log.info("commits go on")
+        for tp, offset in offsets.items():
+            trackers[tp].committed = offset
+        return None
 
     def __repr__(self) -> str:
         return f"<Conductor generation={self._generation} topics={sorted(self._subscribed)} partitions={len(self._trackers)}>"

@@ -20,6 +20,9 @@ from .message import TP, Message
 
 __all__ = ["BadMessage", "BatchCursor", "Cursor", "Decoder", "EventCursor"]
 
+_HELD_LOOK = 64
+"""How many events a stream without acknowledgement hands out before it looks which of them are done."""
+
 Decoder = Callable[[bytes | None], Any]
 
 
@@ -40,19 +43,24 @@ class Cursor(ABC):
     Attributes:
         event: the one in hand: taken, not acknowledged by the stream yet.
         acks: whether its stream acknowledges; otherwise that is the user's.
+        held: with `acks` off, events that were handed out and have left the hand; those that the user has not
+            acknowledged are delivered again after a crash.
         prepare: called with each new event and this cursor before the stream sees it (agents hang requests and policies on it).
         interrupt: called at a rebalance when the event in hand took longer than allowed; cancels the stream's user.
+        stopping: its user was asked to stop: nothing new is taken.
     """
 
-    __slots__ = ("_waiting", "acks", "event", "idle", "interrupt", "prepare", "redeliver")
+    __slots__ = ("_waiting", "acks", "event", "held", "idle", "interrupt", "prepare", "redeliver", "stopping")
 
     def __init__(self) -> None:
         self.event: Event[Any] | None = None
         self.acks = True
+        self.held: list[Event[Any]] = []
         self.redeliver: deque[Event[Any]] = deque()
         self.prepare: Callable[[Event[Any], Cursor], None] | None = None
         self.interrupt: Callable[[], None] | None = None
         self.idle: trio.Event | None = None
+        self.stopping = False
         self._waiting: trio.CancelScope | None = None
 
     @abstractmethod
@@ -63,25 +71,52 @@ class Cursor(ABC):
     async def _take(self) -> None:
         """Wait for something from the inbox and keep it for `take_nowait`."""
 
+    @abstractmethod
+    def close(self, *, release: bool) -> None:
+        """Its reader goes for good. With `release` others no longer wait for what it had not finished."""
+
     async def wait(self) -> None:
         """Wait until `take_nowait` may have something.
 
         Raises:
             trio.EndOfChannel: nothing will come any more.
         """
+        if self.stopping:
+            raise trio.EndOfChannel
         with trio.CancelScope() as self._waiting:
             await self._take()
         self._waiting = None
 
+    def stop(self, *, drain: bool) -> None:
+        """End the stream after the event in hand, or with `drain` after what no log has."""
+        self.stopping = True
+        self._wake()
+
+    def resume(self) -> None:
+        """Its user has been started again."""
+        self.stopping = False
+
     def deliver_again(self, event: Event[Any]) -> None:
-        """Redeliver this event before anything new, and wake the stream if it waits."""
-        self.redeliver.append(event)
+        """Redeliver this event before anything new, in the order of its log, and wake the stream if it waits."""
+        message = event.message
+        for place, other in enumerate(self.redeliver):
+            if other.message.tp == message.tp and other.message.offset > message.offset:
+                self.redeliver.insert(place, event)
+                break
+        else:
+            self.redeliver.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    @abstractmethod
-    def close(self) -> list[Message]:
-        """End the stream: the event in hand may be finished, nothing new is taken. Returns what was not taken."""
+    def pass_on(self, event: Event[Any]) -> None:
+        """The event in hand was not acknowledged, and its user asks for the next: keep it in mind."""
+        held = self.held
+        held.append(event)
+        if len(held) >= _HELD_LOOK and len(held) & (len(held) - 1) == 0:  # at powers of two: amortised
+            self.held = [event for event in held if not event.acked and not _stale(event.message)]
 
     def let_go(self) -> None:
         """The event in hand is finished, or given back: whoever waits for that (a rebalance) goes on."""
@@ -99,32 +134,46 @@ class Cursor(ABC):
             self.let_go()
 
     def give_back(self) -> None:
-        """Have the event in hand redelivered first; its user was cancelled or will try again."""
+        """Have what is in hand redelivered first; its user was cancelled or will try again."""
         event = self.event
         if event is not None:
             if not event.acked:
-                self.redeliver.appendleft(event)
+                self.redeliver.appendleft(event.repeat())
             self.let_go()
+        if self.held:
+            self.redeliver.extendleft(event.repeat() for event in reversed(self.held) if not event.acked)
+            self.held = []
 
     def holds(self, partitions: frozenset[TP]) -> bool:
         """Whether the event in hand came from one of these."""
         event = self.event
         return event is not None and not event.acked and event.message.tp in partitions
 
+    def _redelivery(self) -> Event[Any] | None:
+        """The next event to be delivered again, if it is still ours and not done meanwhile."""
+        while self.redeliver:
+            event = self.redeliver.popleft()
+            if not event.acked and not _stale(event.message):
+                return event
+        return None
+
 
 class EventCursor(Cursor):
     """A place in the inbox of a local channel."""
 
-    __slots__ = ("_inbox", "_next")
+    __slots__ = ("_draining", "_inbox", "_next")
 
     def __init__(self, inbox: EventInbox) -> None:
         super().__init__()
         self._inbox: Final = inbox
         self._next: Event[Any] | None = None
+        self._draining = False
 
     def take_nowait(self) -> Event[Any] | None:
-        if self.redeliver:
-            return self.redeliver.popleft()
+        if self.stopping and not self._draining:
+            return None
+        if self.redeliver and (again := self._redelivery()) is not None:
+            return again
         event = self._next
         if event is not None:
             self._next = None
@@ -137,9 +186,13 @@ class EventCursor(Cursor):
     async def _take(self) -> None:
         self._next = await self._inbox.take()
 
-    def close(self) -> list[Message]:
-        self._inbox.close()
-        return []
+    def stop(self, *, drain: bool) -> None:
+        self._draining = drain
+        super().stop(drain=drain)
+
+    def close(self, *, release: bool) -> None:
+        self.stopping = True
+        self.redeliver.clear()
 
 
 class BatchCursor(Cursor):
@@ -157,10 +210,10 @@ class BatchCursor(Cursor):
         self._length = 0
 
     def take_nowait(self) -> Event[Any] | BadMessage | None:
-        while self.redeliver:
-            event = self.redeliver.popleft()
-            if not _stale(event.message):
-                return event
+        if self.stopping:
+            return None
+        if self.redeliver and (again := self._redelivery()) is not None:
+            return again
         index = self._index
         while True:
             if index >= self._length:
@@ -200,11 +253,17 @@ class BatchCursor(Cursor):
     async def _take(self) -> None:
         self._start(await self._inbox.take())
 
-    def close(self) -> list[Message]:
-        waiting = [*(event.message for event in self.redeliver), *self._batch[self._index :]]
+    def close(self, *, release: bool) -> None:
+        self.stopping = True
+        if release:
+            if self.event is not None and self.acks:
+                self.event.abandon()
+            for event in self.redeliver:
+                event.abandon()
+            for message in self._batch[self._index :]:
+                message.release()
         self._index = self._length
         self.redeliver.clear()
-        return waiting
 
 
 def _stale(message: Message) -> bool:

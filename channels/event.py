@@ -73,6 +73,12 @@ class Event(Generic[T]):
             self.request.acked()
         return True
 
+    def abandon(self) -> None:
+        """Its reader goes for good: others no longer wait for it, and a later `ack` does nothing."""
+        if not self.acked:
+            self.acked = True
+            self.message.release()
+
     def reply(self, value: Any) -> None:
         """Answer whoever asked; nothing happens when nobody did. The first answer counts."""
         if self.request is not None:
@@ -90,13 +96,24 @@ class Event(Generic[T]):
         else:
             self.message.release()
 
-    def again(self) -> Event[T]:
-        """The same message for a further attempt."""
+    def repeat(self) -> Event[T]:
+        """The same message once more, since its handling was cut off; takes over this event's hold on the message.
+
+        What was sent for this one no longer matters: what is sent for the new one does.
+        """
         event = Event(self.key, self.value, self.headers, self.message)
-        event.attempt = self.attempt + 1
+        event.attempt = self.attempt
         event.request = self.request
         event.cursor = self.cursor
         event.on_failure = self.on_failure
+        self.acked = True
+        self.on_failure = self.request = None
+        return event
+
+    def again(self) -> Event[T]:
+        """The same message for a further attempt."""
+        event = self.repeat()
+        event.attempt += 1
         return event
 
     async def __aenter__(self) -> Event[T]:

@@ -34,8 +34,9 @@ class FutureMessage:
         "_waiters",
         "callback",
         "deadline",
-        "event",
+        "events",
         "partition",
+        "persistent",
         "record",
         "size",
         "topic",
@@ -46,13 +47,14 @@ class FutureMessage:
         self.partition = -1
         self.record = record
         self.callback = callback
+        self.persistent = False  # never given up while the run lives: a dead letter
         self.deadline = 0.0
         self.size = 0
         self._receipt: ProduceResult | None = None
         self._index = 0
         self._error: Exception | None = None
         self._waiters: trio.lowlevel.ParkingLot | None = None
-        self.event: Event[Any] | None = None
+        self.events: Event[Any] | tuple[Event[Any], ...] | None = None
 
     def done(self) -> bool:
         """Whether the outcome is known."""
@@ -94,27 +96,36 @@ class FutureMessage:
         await self._waiters.park()
 
     def belongs_to(self, event: Event[Any]) -> None:
-        """Make it an output of this event, whose offset then waits for its delivery."""
-        self.event = event
+        """Make it an output of this event, whose offset then waits for its delivery. There may be several."""
         event.message.refcount += 1
+        self.events = event if self.events is None else (*_all(self.events), event)
 
     def settle(self, receipt: ProduceResult, index: int) -> None:
         """The broker has it, as number `index` of its batch. Called by the producer."""
         self._receipt = receipt
         self._index = index
-        if self.event is not None:
-            self.event.message.release()
+        if self.events is not None:
+            for event in _all(self.events):
+                event.message.release()
         if self._waiters is not None:
             self._waiters.unpark_all()
 
-    def fail(self, error: Exception) -> None:
-        """It will not be delivered. Called by the producer."""
+    def fail(self, error: Exception, *, run_ends: bool = False) -> None:
+        """It will not be delivered. Called by the producer.
+
+        When that is because the run ends, its event has not failed: it stays unacknowledged and comes again.
+        """
         self._error = error
-        if self.event is not None:
-            self.event.fail(error)
+        if self.events is not None and not run_ends:
+            for event in _all(self.events):
+                event.fail(error)
         if self._waiters is not None:
             self._waiters.unpark_all()
 
     def __repr__(self) -> str:
         state = "failed" if self._error else "delivered" if self._receipt else "pending"
         return f"<FutureMessage {self.topic} {state}>"
+
+
+def _all(events: Event[Any] | tuple[Event[Any], ...]) -> tuple[Event[Any], ...]:
+    return events if isinstance(events, tuple) else (events,)

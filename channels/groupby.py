@@ -7,6 +7,7 @@ are carried over as they are (reply addresses too), only the key is new.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import trio
 
 from ..supervision import child
-from .errors import ImproperlyConfigured
-from .event import Event
+from .cursor import Cursor
+from .errors import FamulusError, ImproperlyConfigured
+from .event import Event, FailurePolicy
 from .hand import Hand
 from .subscription import Subscription, TopicSubscription
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["GroupKey", "regroup"]
 
 T = TypeVar("T")
+
+log = logging.getLogger("famulus.stream")
 
 GroupKey = Any | Callable[[T], Any] | Callable[[T], Awaitable[Any]]
 """A field of a record (`Order.account`), or a function of the value, plain or async.
@@ -67,11 +71,13 @@ def regroup(
     *,
     name: str | None,
     partitions: int | None,
+    failures: FailurePolicy | None,
     read: Callable[[Subscription, Hand], AsyncIterator[Event[Any]]],
 ) -> Subscription:
     """The subscription to the intermediate topic for this key, one per source and key name.
 
     Args:
+        failures: what becomes of an event that cannot be regrouped.
         read: makes the forwarder's iterator over the source's events.
     """
     from .topic import Topic  # topics make streams, and streams regroup into topics
@@ -96,7 +102,7 @@ def regroup(
         internal=True,
     )
     function = _key_function(key)
-    derived = _Regrouped(source, topic, function, read)
+    derived = _Regrouped(source, topic, function, failures, read)
     source.derived[topic_name] = derived
     return derived
 
@@ -109,32 +115,70 @@ class _Regrouped(TopicSubscription):
         source: Subscription,
         topic: Topic[Any],
         key: Callable[[Any], Any],
+        failures: FailurePolicy | None,
         read: Callable[[Subscription, Hand], AsyncIterator[Event[Any]]],
     ) -> None:
         super().__init__(source.run, topic, f"{source.name}/{topic.name}", shared=source.shared)
         self._source = source
         self._key = key
+        self._failures = failures
         self._read = read
-        self._forwarding = Hand()
+        self._forwarding = Hand(prepare=self._prepare)
+
+    @property
+    def _forwarder(self) -> str:
+        return f"group_by {self.channel.name}"
 
     async def _begin(self) -> None:
         if self.channel.partitions is None:
             self.channel.partitions = await self._source.partition_count()
         await super()._begin()
-        if self.run.services is None:
+        services = self.run.services
+        if services is None:
             raise RuntimeError("the run has no supervisor for the forwarder of group_by")
-        await self.run.services.start(child(self._forward, name=f"group_by {self.channel.name}", restart="transient"))
+        if self._forwarder in services.children:  # of an earlier stream, which has ended
+            await services.children[self._forwarder].terminate()
+            await services.delete(self._forwarder)
+        await services.start(child(self._forward, name=self._forwarder, restart="transient"))
+
+    def _detach(self, leave: bool) -> None:
+        super()._detach(leave)
+        self.run.forget(("regrouped", self.channel.name))
+
+    def _prepare(self, event: Event[Any], cursor: Cursor) -> None:
+        """An event whose copy cannot be delivered is a failed event of the agent that regroups."""
+        event.cursor = cursor
+        event.on_failure = self._failures or self._deliver_again
+
+    def _deliver_again(self, event: Event[Any], error: BaseException) -> None:
+        """Where no agent says what becomes of a failed event."""
+        log.error("%s@%d could not be regrouped, it is tried again: %s", event.message.tp, event.message.offset, error)
+        if event.cursor is not None:
+            event.cursor.deliver_again(event.again())
+
+    def _skip(self, event: Event[Any], error: BaseException) -> None:
+        self.run.counters.events_failed += 1
+        where = f"{event.message.tp}@{event.message.offset}"
+        log.error("%s has no key for %s, it is skipped", where, self.channel.name, exc_info=error)
+        event.message.release()
 
     async def _forward(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Copy each event of the source to the intermediate topic under its new key."""
         hand = self._forwarding
+        hand.begin()
         hand.reached = task_status.started
         try:
             async for event in self._read(self._source, hand):
-                key = self._key(event.value)
-                if type(key) is not str and inspect.isawaitable(key):
-                    key = await key
-                raw = None if event.message.offset < 0 else event.message.value
-                await self.channel.forward(self.run, key, event.value, raw=raw, headers=event.headers)
+                try:
+                    key = self._key(event.value)
+                    if type(key) is not str and inspect.isawaitable(key):
+                        key = await key
+                    raw = None if event.message.offset < 0 else event.message.value
+                    await self.channel.forward(self.run, key, event.value, raw=raw, headers=event.headers)
+                except FamulusError:
+                    raise
+                except Exception as error:  # of the key function, or in encoding what it gave: this event's alone
+                    event.acked = True
+                    (self._failures or self._skip)(event, error)
         finally:
             hand.give_back()

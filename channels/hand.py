@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .cursor import Cursor
-from .event import Event
+from .event import Event, FailurePolicy
+from .message import Message
 
 __all__ = ["CursorSource", "Hand", "current_event", "current_hand"]
 
@@ -25,8 +26,22 @@ class CursorSource(Protocol):
     def __hash__(self) -> int: ...
 
 
-class Closable(Protocol):
-    def close(self) -> None: ...
+class Output(Protocol):
+    """Something sent, whose delivery an event waits for."""
+
+    def belongs_to(self, event: Event[Any]) -> None: ...
+
+
+class MadeSource(CursorSource, Protocol):
+    """A subscription that a task made itself, by `channel.stream()`."""
+
+    @property
+    def channel(self) -> object: ...
+
+    def close(self, *, leave: bool) -> None: ...
+
+
+M = TypeVar("M", bound=MadeSource)
 
 
 class Hand:
@@ -36,10 +51,24 @@ class Hand:
         event: what the task works on now.
         worked: whether an event was finished since this was last set to False.
         reached: called when a stream is first waited on: the task is up.
-        made: streams that the task made itself, which end with it.
+        failures: what becomes of an event that failed; where there is none, it is delivered again.
+        refuse: called with a message that cannot be decoded, and why.
     """
 
-    __slots__ = ("_cursors", "event", "interrupt", "made", "owner", "prepare", "reached", "worked")
+    __slots__ = (
+        "_cursors",
+        "_made",
+        "_spare",
+        "_stopping",
+        "event",
+        "failures",
+        "interrupt",
+        "owner",
+        "prepare",
+        "reached",
+        "refuse",
+        "worked",
+    )
 
     def __init__(
         self,
@@ -47,15 +76,21 @@ class Hand:
         owner: object | None = None,
         prepare: Callable[[Event[Any], Cursor], None] | None = None,
         interrupt: Callable[[], None] | None = None,
+        failures: FailurePolicy | None = None,
+        refuse: Callable[[Message, Exception], None] | None = None,
     ) -> None:
         self.event: Event[Any] | None = None
         self.worked = False
         self.owner = owner
         self.prepare = prepare
         self.interrupt = interrupt
+        self.failures = failures
+        self.refuse = refuse
         self.reached: Callable[[], None] | None = None
-        self.made: list[Closable] = []
         self._cursors: dict[CursorSource, Cursor] = {}
+        self._made: list[Any] = []
+        self._spare: list[Any] = []
+        self._stopping: bool | None = None
 
     def cursor(self, source: CursorSource) -> Cursor:
         """This hand's place in what `source` gives; the same one each time."""
@@ -64,13 +99,36 @@ class Hand:
             cursor = self._cursors[source] = source.open_cursor()
             cursor.prepare = self.prepare
             cursor.interrupt = self.interrupt
+            if self._stopping is not None:
+                cursor.stop(drain=self._stopping)
         return cursor
 
-    def close_streams(self) -> None:
-        """The task is over: close the streams that it made. What is in hand and not done is not acknowledged."""
-        for stream in self.made:
-            stream.close()
-        self.made.clear()
+    def claim(self, output: Output) -> None:
+        """What the task sends belongs to everything that it has in hand: one event of each stream that it reads."""
+        if len(self._cursors) <= 1:
+            if self.event is not None:
+                output.belongs_to(self.event)
+            return
+        for cursor in self._cursors.values():
+            if cursor.event is not None:
+                output.belongs_to(cursor.event)
+
+    # -- the task's life -----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A new incarnation of the task: what the one before had in hand comes first, its own streams wait to be reclaimed."""
+        self._stopping = None
+        self.worked = False
+        self.give_back()
+        for cursor in self._cursors.values():
+            cursor.resume()
+        self._spare, self._made = [*self._made, *self._spare], []
+
+    def stop(self, *, drain: bool) -> None:
+        """End the streams after the event in hand; with `drain`, after what no log has."""
+        self._stopping = drain
+        for cursor in self._cursors.values():
+            cursor.stop(drain=drain)
 
     def finish(self) -> None:
         """The task returned: what is in hand is done."""
@@ -94,6 +152,25 @@ class Hand:
                 cursor.let_go()
         self.give_back()
         return event
+
+    # -- streams that the task makes itself ----------------------------------------------------------------
+
+    def make(self, channel: object, subscribe: Callable[[], M]) -> M:
+        """A subscription for a stream that the task makes: one that a crashed incarnation left behind, or a new one."""
+        found: M | None = next((spare for spare in self._spare if spare.channel is channel), None)
+        if found is None:
+            found = subscribe()
+        else:
+            self._spare.remove(found)
+        self._made.append(found)
+        return found
+
+    def close_made(self, *, leave: bool) -> None:
+        """Close the streams that the task made. With `leave`, others no longer wait for what it had not read."""
+        for source in [*self._made, *self._spare]:
+            source.close(leave=leave)
+            self._cursors.pop(source, None)
+        self._made, self._spare = [], []
 
     def __repr__(self) -> str:
         return f"<Hand {self.event!r}>"

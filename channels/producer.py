@@ -2,25 +2,26 @@
 
 Callers only ever touch the buffer; one task (`run`) writes. So a cancelled sender leaves nothing half done, and the
 broker sees batches. Order within a partition is the order of the sends. A batch that fails for a passing reason
-goes back to the head of its queue until `producer_delivery_timeout` is over.
+stays at the head of its queue, which waits a little; the other queues do not. Delivery callbacks have a task of their
+own (`run_callbacks`), and may send.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from math import inf
 
 import trio
 
 from ..supervision import trap_stop
 from .counters import Counters
-from .errors import BufferFull, ProduceError, TransportError
+from .errors import AppNotRunning, BufferFull, ProduceError, TransportError
 from .future import FutureMessage
 from .message import TP, ProducerRecord
 from .options import MessagingOptions
 from .partitioner import DefaultPartitioner, partition_for
-from .retry import Retry
 from .transport import ProduceResult, Transport
 
 __all__ = ["Producer"]
@@ -30,17 +31,43 @@ log = logging.getLogger("famulus.producer")
 _RECORD_OVERHEAD = 64
 """Bytes counted for a record besides its key and value: about what Kafka's record format adds, generously."""
 
+_NOWHERE = -1
+"""The partition of a message whose topic's partitions are not known yet."""
+
+
+class _Queue:
+    """Messages for one partition, in order, and when to try again after a failure."""
+
+    __slots__ = ("delay", "messages", "not_before", "tp")
+
+    def __init__(self, tp: TP) -> None:
+        self.tp = tp
+        self.messages: deque[FutureMessage] = deque()
+        self.not_before = -inf
+        self.delay = 0.0
+
+    def put_off(self, options: MessagingOptions) -> None:
+        """Try again later, each time later still."""
+        most = options.broker_retry_backoff_max
+        self.delay = min(2 * self.delay, most) if self.delay else options.broker_retry_backoff
+        self.not_before = trio.current_time() + self.delay
+
+    def fine(self) -> None:
+        self.delay = 0.0
+        self.not_before = -inf
+
 
 class _Route:
     """Where the messages of one topic go: a queue for each partition, among those of the producer."""
 
-    __slots__ = ("_count", "_other", "_queues", "_topic", "partitioner")
+    __slots__ = ("_all", "_count", "_queues", "_topic", "partitioner")
 
-    def __init__(self, topic: str, count: int, queues: dict[TP, deque[FutureMessage]]) -> None:
+    def __init__(self, topic: str, count: int, queues: dict[TP, _Queue]) -> None:
         self._topic = topic
         self._count = count
-        self._other = queues
-        self._queues = [queues.setdefault(TP(topic, partition), deque()) for partition in range(count)]
+        self._all = queues
+        tps = [TP(topic, partition) for partition in range(count)]
+        self._queues = [queues.setdefault(tp, _Queue(tp)).messages for tp in tps]
         self.partitioner = DefaultPartitioner(count)
 
     def add(self, future: FutureMessage) -> None:
@@ -53,7 +80,8 @@ class _Route:
         if partition < self._count:
             self._queues[partition].append(future)
         else:  # made since we looked, or never: the broker knows
-            self._other.setdefault(TP(self._topic, partition), deque()).append(future)
+            tp = TP(self._topic, partition)
+            self._all.setdefault(tp, _Queue(tp)).messages.append(future)
 
 
 class Producer:
@@ -67,8 +95,8 @@ class Producer:
         self._transport = transport
         self._options = options
         self._counters = counters
-        self._queues: dict[TP, deque[FutureMessage]] = {}
-        self._unrouted: dict[str, deque[FutureMessage]] = {}
+        self._queues: dict[TP, _Queue] = {}
+        self._unrouted: dict[str, _Queue] = {}
         self._routes: dict[str, _Route] = {}
         self._most = options.producer_buffer_maxsize
         self._most_bytes = options.producer_buffer_bytes
@@ -76,11 +104,18 @@ class Producer:
         self._buffered_bytes = 0
         self._waiting_for_room = trio.lowlevel.ParkingLot()
         self._work = trio.Event()
+        self._hurry = trio.Event()
         self.declare: dict[str, Callable[[], Awaitable[None]]] = {}
-        self._hurry = False
         self._stopping = False
+        self._closed = False
         self._callbacks: deque[FutureMessage] = deque()
-        self._retry = Retry("sending", options, log)
+        self._callbacks_due = trio.Event()
+        self._callbacks_stopping = False
+        self._callback_task: trio.lowlevel.Task | None = None
+        self._trouble = False
+        self._last_error: TransportError | None = None
+
+    # -- the buffer ----------------------------------------------------------------------------------------
 
     @property
     def buffered(self) -> int:
@@ -89,13 +124,20 @@ class Producer:
 
     @property
     def has_room(self) -> bool:
-        """Whether the buffer takes another message now. A message may exceed the bytes that are left."""
-        return self._buffered < self._most and self._buffered_bytes < self._most_bytes
+        """Whether the buffer takes another message now. A message may exceed the bytes that are left.
+
+        Messages whose callback is still to be called count, so that slow callbacks slow their senders.
+        """
+        return self._buffered + len(self._callbacks) < self._most and self._buffered_bytes < self._most_bytes
+
+    def _exempt(self) -> bool:
+        """Whether the current task calls callbacks: it cannot wait for room that it makes itself."""
+        return self._callback_task is not None and trio.lowlevel.current_task() is self._callback_task
 
     async def wait_room(self) -> None:
         """Wait until the buffer takes another message. A checkpoint only when it has to wait."""
-        while not self.has_room:
-            self._hurry = True
+        while not (self.has_room or self._closed or self._exempt()):
+            self._hurry.set()
             self._work.set()
             await self._waiting_for_room.park()
 
@@ -108,9 +150,12 @@ class Producer:
 
         Raises:
             BufferFull: no room.
+            AppNotRunning: the run has ended.
             ValueError: a negative partition.
         """
-        if not (beyond_bounds or self.has_room):
+        if self._closed:
+            raise AppNotRunning(f"the app has stopped: a message to {future.topic} cannot be sent any more")
+        if not (self.has_room or beyond_bounds or self._exempt()):
             raise BufferFull(
                 f"the producer's buffer holds {self._buffered} messages of {self._buffered_bytes} bytes: wait with "
                 "`await send(...)`, or raise producer_buffer_maxsize / producer_buffer_bytes"
@@ -123,7 +168,10 @@ class Producer:
                 raise ValueError(f"partition={partition!r}: expected a whole number of at least 0")
             future.partition = partition
         if route is None:
-            self._unrouted.setdefault(topic, deque()).append(future)
+            queue = self._unrouted.get(topic)
+            if queue is None:
+                queue = self._unrouted[topic] = _Queue(TP(topic, _NOWHERE))
+            queue.messages.append(future)
         else:
             route.add(future)
         key, value = future.record.key, future.record.value
@@ -134,73 +182,97 @@ class Producer:
         if not self._work.is_set():
             self._work.set()
 
+    def _all_queues(self) -> Iterable[_Queue]:
+        return [*self._queues.values(), *self._unrouted.values()]
+
+    async def flush(self) -> None:
+        """Wait until all that is buffered now is delivered or has failed. Later sends are not waited for."""
+        lasts = [queue.messages[-1] for queue in self._all_queues() if queue.messages]
+        self._hurry.set()
+        for future in lasts:
+            await future.wait_settled()
+
+    # -- writing -------------------------------------------------------------------------------------------
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver what is buffered; asked to stop, deliver the rest and end. The run's one writing task."""
         trap_stop(self._ask_stop)
         task_status.started()
-        while not self._stopping or self._buffered:
-            await self._work.wait()
-            if self._options.producer_linger and not self._hurry:
-                with trio.move_on_after(self._options.producer_linger):
-                    await trio.sleep_forever()
-            self._work = trio.Event()
-            self._hurry = False
-            try:
+        try:
+            while not self._stopping or self._buffered:
+                await self._wait_for_work()
+                self._work = trio.Event()
+                self._hurry = trio.Event()
                 await self._learn_partitions()
-                await self._write_once()
-            except TransportError as error:
-                self._expire(error)
-                await self._retry.wait(error)
-            else:
-                self._retry.clear()
-            await self._run_callbacks()
-            if self._buffered or self._stopping:
-                self._work.set()
+                await self._write()
+                self._expire()
+        finally:
+            if self._stopping:
+                self._give_up()
+
+    async def _wait_for_work(self) -> None:
+        """Until something can be written: something new, or something put off whose time has come."""
+        times = [queue.not_before for queue in self._all_queues() if queue.messages]
+        wake_at = min(times, default=inf)
+        if wake_at <= trio.current_time():
+            await trio.lowlevel.checkpoint()
+        else:
+            with trio.CancelScope(deadline=wake_at):
+                await self._work.wait()
+        if self._options.producer_linger and not self._stopping:
+            with trio.move_on_after(self._options.producer_linger):
+                await self._hurry.wait()
 
     def _ask_stop(self) -> None:
-        self._stopping = self._hurry = True
+        self._stopping = True
+        self._hurry.set()
         self._work.set()
 
     async def _learn_partitions(self) -> None:
         """Route what was sent before the number of its topic's partitions was known."""
-        for topic in list(self._unrouted):
+        for topic, queue in list(self._unrouted.items()):
+            if queue.not_before > trio.current_time():
+                continue
             try:
                 if topic in self.declare:
                     await self.declare[topic]()
                 count = await self._transport.partition_count(topic)
             except TransportError as error:
                 if error.retriable:
-                    raise
+                    self._put_off(queue, error)
+                    continue
                 log.error("messages to %s cannot be delivered: %s", topic, error)
-                for future in self._unrouted.pop(topic):
+                del self._unrouted[topic]
+                for future in queue.messages:
                     self._settle_failed(future, error)
-                continue
-            route = self._routes[topic] = _Route(topic, count, self._queues)
-            for future in self._unrouted.pop(topic):
-                route.add(future)
+            else:
+                route = self._routes[topic] = _Route(topic, count, self._queues)
+                del self._unrouted[topic]
+                for future in queue.messages:
+                    route.add(future)
+                self._recovered()
 
     def _next_batches(self) -> dict[TP, list[FutureMessage]]:
         limit = self._options.producer_max_batch_bytes
+        now = trio.current_time()
         batches: dict[TP, list[FutureMessage]] = {}
         for tp, queue in self._queues.items():
+            if not queue.messages or queue.not_before > now:
+                continue
             batch: list[FutureMessage] = []
             size = 0
-            for future in queue:
+            for future in queue.messages:
                 size += future.size
                 if size > limit and batch:
                     break
                 batch.append(future)
-            if batch:
-                batches[tp] = batch
+            batches[tp] = batch
         return batches
 
-    async def _write_once(self) -> None:
-        """Write the head of each queue.
+    async def _write(self) -> None:
+        """Write the head of each queue whose time it is.
 
         What is being written stays in its queue until its outcome is known: a cancelled or crashed write is repeated.
-
-        Raises:
-            TransportError: retriable; what it concerns is still in the queues.
         """
         batches = self._next_batches()
         if not batches:
@@ -211,90 +283,145 @@ class Producer:
             tp: [future.record for future in batch] for tp, batch in batches.items()
         }
         outcome = await self._transport.produce(records)
-        passing: TransportError | None = None
         for tp, batch in batches.items():
             result = outcome[tp]
             if isinstance(result, ProduceResult):
                 self._settle_batch(tp, batch, result)
             elif isinstance(result, TransportError) and result.retriable:
-                passing = result
+                self._put_off(self._queues[tp], result)
             else:
-                log.error("%d messages to %s were not delivered: %s", len(batch), tp, result)
-                self._drop(tp, batch)
-                for future in batch:
-                    self._settle_failed(future, result)
-        if passing is not None:
-            raise passing
-
-    def _drop(self, tp: TP, batch: list[FutureMessage]) -> None:
-        queue = self._queues[tp]
-        for _ in batch:
-            queue.popleft()
+                self._fail_batch(tp, batch, result)
 
     def _settle_batch(self, tp: TP, batch: list[FutureMessage], result: ProduceResult) -> None:
-        self._drop(tp, batch)
+        queue = self._queues[tp]
+        for _ in batch:
+            queue.messages.popleft()
+        queue.fine()
         self._counters.messages_delivered += len(batch)
         for index, future in enumerate(batch):
             self._buffered_bytes -= future.size
             future.settle(result, index)
             if future.callback is not None:
-                self._callbacks.append(future)
+                self._call_back(future)
         self._release_room(len(batch))
+        self._recovered()
 
-    def _settle_failed(self, future: FutureMessage, error: Exception) -> None:
+    def _fail_batch(self, tp: TP, batch: list[FutureMessage], error: Exception) -> None:
+        """The broker will not have it; what must not be given up is tried again later."""
+        queue = self._queues[tp]
+        for _ in batch:
+            queue.messages.popleft()
+        kept = [future for future in batch if future.persistent]
+        queue.messages.extendleft(reversed(kept))
+        log.error("%d messages to %s were not delivered, %d are tried again: %s", len(batch), tp, len(kept), error)
+        for future in batch:
+            if not future.persistent:
+                self._settle_failed(future, error)
+        if kept:
+            queue.put_off(self._options)
+
+    def _settle_failed(self, future: FutureMessage, error: Exception, *, run_ends: bool = False) -> None:
         self._counters.deliveries_failed += 1
         self._buffered_bytes -= future.size
-        future.fail(error)
+        future.fail(error, run_ends=run_ends)
         if future.callback is not None:
-            self._callbacks.append(future)
+            self._call_back(future)
         self._release_room(1)
 
     def _release_room(self, count: int) -> None:
         self._buffered -= count
         if self._waiting_for_room and self.has_room:
-            self._waiting_for_room.unpark(count=count)
+            self._waiting_for_room.unpark(count=max(1, count))
 
-    def _expire(self, error: TransportError) -> None:
+    def _put_off(self, queue: _Queue, error: TransportError) -> None:
+        """Try this queue again later, and say once what the messages wait for."""
+        queue.put_off(self._options)
+        if not self._trouble:
+            self._trouble = True
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("sending waits for the broker, %d messages so far: %s", self._buffered, reason)
+        self._last_error = error
+
+    def _recovered(self) -> None:
+        if self._trouble and not any(queue.delay for queue in self._all_queues()):
+            self._trouble = False
+            log.info("sending goes on")
+
+    def _expire(self) -> None:
         """Fail what has waited longer than its delivery timeout; only whole heads, so order is kept."""
-        now = trio.current_time()
+        if not self._trouble:
+            return
+        now, waited = trio.current_time(), self._options.producer_delivery_timeout
         expired = 0
-        for queue in [*self._queues.values(), *self._unrouted.values()]:
-            while queue and queue[0].deadline <= now:
-                future = queue.popleft()
-                waited = self._options.producer_delivery_timeout
-                self._settle_failed(
-                    future, ProduceError(f"{future.topic}: not delivered within {waited:g} s; last: {error}")
-                )
+        for queue in self._all_queues():
+            while queue.messages and queue.messages[0].deadline <= now and not queue.messages[0].persistent:
+                future = queue.messages.popleft()
+                text = f"{future.topic}: not delivered within {waited:g} s; last: {self._last_error}"
+                self._settle_failed(future, ProduceError(text))
                 expired += 1
         if expired:
-            log.error(
-                "%d messages were not delivered in time and given up, %d wait: %s", expired, self._buffered, error
-            )
+            log.error("%d messages were not delivered in time and given up: %s", expired, self._last_error)
 
-    async def _run_callbacks(self) -> None:
+    # -- callbacks -----------------------------------------------------------------------------------------
+
+    def _call_back(self, future: FutureMessage) -> None:
+        self._callbacks.append(future)
+        self._callbacks_due.set()
+
+    async def run_callbacks(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Call the callbacks of settled messages, one after the other; asked to stop, those that are due, then end."""
+        trap_stop(self._ask_callbacks_stop)
+        task_status.started()
+        self._callback_task = trio.lowlevel.current_task()
+        try:
+            while not self._callbacks_stopping or self._callbacks:
+                await self._callbacks_due.wait()
+                self._callbacks_due = trio.Event()
+                while self._callbacks:
+                    future = self._callbacks.popleft()
+                    result = self._call(future)
+                    if result is not None:
+                        try:
+                            await result
+                        except Exception:
+                            log.exception("the delivery callback of a message to %s raised", future.topic)
+                    self._release_room(0)
+        finally:
+            self._callback_task = None
+
+    def _ask_callbacks_stop(self) -> None:
+        self._callbacks_stopping = True
+        self._callbacks_due.set()
+
+    def _call(self, future: FutureMessage) -> Awaitable[None] | None:
+        try:
+            return None if future.callback is None else future.callback(future)
+        except Exception:
+            log.exception("the delivery callback of a message to %s raised", future.topic)
+            return None
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def _give_up(self) -> None:
+        """Whoever still waits for a delivery is told that it was not confirmed."""
+        if self._buffered:
+            log.error("%d messages were not delivered before the app stopped", self._buffered)
+        error = ProduceError("the app stopped before the delivery was confirmed")
+        for queue in self._all_queues():
+            while queue.messages:
+                self._settle_failed(queue.messages.popleft(), error, run_ends=True)
+
+    def close(self) -> None:
+        """The run has ended. Senders that wait for room are refused; callbacks that are plain functions are called."""
+        self._closed = True
+        self._give_up()
+        self._waiting_for_room.unpark_all()
         while self._callbacks:
             future = self._callbacks.popleft()
-            try:
-                result = future.callback(future) if future.callback is not None else None
-                if result is not None:
-                    await result
-            except Exception:
-                log.exception("the delivery callback of a message to %s raised", future.topic)
-
-    async def flush(self) -> None:
-        """Wait until all that is buffered now is delivered or has failed. Later sends are not waited for."""
-        lasts = [queue[-1] for queue in [*self._queues.values(), *self._unrouted.values()] if queue]
-        self._hurry = True
-        for future in lasts:
-            await future.wait_settled()
-
-    def fail_all(self, error: Exception) -> None:
-        """The run ends: whoever still waits for a delivery is told that it was not confirmed."""
-        if self._buffered:
-            log.error("%d messages were not delivered: %s", self._buffered, error)
-        for queue in [*self._queues.values(), *self._unrouted.values()]:
-            while queue:
-                self._settle_failed(queue.popleft(), error)
+            result = self._call(future)
+            if result is not None:
+                log.error("the delivery callback of a message to %s could not be awaited any more", future.topic)
+                getattr(result, "close", lambda: None)()
 
     def __repr__(self) -> str:
         return f"<Producer buffered={self._buffered} of {self._options.producer_buffer_maxsize}>"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import trio
 
@@ -10,6 +12,8 @@ from .errors import TransportError
 from .options import MessagingOptions
 
 __all__ = ["Retry"]
+
+T = TypeVar("T")
 
 
 class Retry:
@@ -40,6 +44,21 @@ class Retry:
             self._log.warning("%s waits for the broker: %s", self._what, self._reason)
         await trio.sleep(self._next)
         self._next = min(2 * self._next, self._most)
+
+    async def until_done(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Make attempts until one succeeds.
+
+        Raises:
+            TransportError: one that does not pass by itself.
+        """
+        while True:
+            try:
+                result = await attempt()
+            except TransportError as error:
+                await self.wait(error)
+            else:
+                self.clear()
+                return result
 
     def clear(self) -> None:
         """An attempt succeeded."""

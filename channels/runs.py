@@ -65,6 +65,10 @@ class Run:
         """What `state` has made for a declared object, or None; for hot code, which makes no closure for nothing."""
         return self._states.get(declared)
 
+    def forget(self, declared: Hashable) -> None:
+        """Drop what `state` has made."""
+        self._states.pop(declared, None)
+
     def state(self, declared: Hashable, make: Callable[[], S]) -> S:
         """What this run keeps for a declared object, made at first use."""
         try:

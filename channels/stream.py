@@ -36,15 +36,20 @@ class Stream(AsyncIterator[T], Generic[T]):
     pauses its partitions when it is full: `close()` it when you leave it, or make it in an `@app.task`, whose end closes it.
     """
 
-    __slots__ = ("_acks", "_cursor", "_hand", "_own", "_pacer", "_subscription")
+    __slots__ = ("_acks", "_cursor", "_hand", "_pacer", "_root", "_subscription")
 
     def __init__(
-        self, subscription: Subscription, *, hand: Hand | None = None, acks: bool = True, own: bool = False
+        self,
+        subscription: Subscription,
+        *,
+        hand: Hand | None = None,
+        acks: bool = True,
+        root: Subscription | None = None,
     ) -> None:
         self._subscription = subscription
         self._hand: Hand | None = hand
         self._acks = acks
-        self._own = own
+        self._root = root or subscription
         self._cursor: Cursor | None = None
         self._pacer: Pacer | None = None
 
@@ -59,8 +64,11 @@ class Stream(AsyncIterator[T], Generic[T]):
         if event is not None:
             cursor.event = None
             hand.event = None
-            if self._acks and not event.acked:
-                event.ack()
+            if not event.acked:
+                if self._acks:
+                    event.ack()
+                else:
+                    cursor.pass_on(event)
             hand.worked = True
             if cursor.idle is not None:
                 cursor.let_go()
@@ -93,8 +101,6 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._hand = hand
         self._cursor = cursor = hand.cursor(self._subscription)
         cursor.acks = self._acks
-        if self._own:
-            hand.made.append(self)
         self._pacer = pacer = Pacer()
         if hand.reached is not None:
             hand.reached()
@@ -105,6 +111,8 @@ class Stream(AsyncIterator[T], Generic[T]):
         message = bad.message
         self._subscription.run.counters.decode_errors += 1
         log.error("%s@%d: undecodable %s: %s", message.tp, message.offset, bad.part, bad.error)
+        if self._hand is not None and self._hand.refuse is not None:
+            self._hand.refuse(message, bad.error)
         try:
             await self._subscription.decode_error(bad)
         finally:
@@ -120,13 +128,11 @@ class Stream(AsyncIterator[T], Generic[T]):
 
     def noack(self) -> Stream[T]:
         """The same stream without automatic acknowledgement: call `event.ack()` yourself."""
-        return Stream(self._subscription, hand=self._hand, acks=False)
+        return Stream(self._subscription, hand=self._hand, acks=False, root=self._root)
 
     def close(self) -> None:
-        """Leave the channel. What was not read is not acknowledged; others who read it do not wait for it."""
-        if self._cursor is not None:
-            self._cursor.give_back()
-        self._subscription.close(leave=True)
+        """Leave the channel. What was not read, or is in hand, is not acknowledged; others who read it do not wait for it."""
+        self._root.close(leave=True)
 
     def group_by(
         self,
@@ -148,8 +154,10 @@ class Stream(AsyncIterator[T], Generic[T]):
         Raises:
             ValueError: a key without a name of its own, and no `name`.
         """
-        regrouped = regroup(self._subscription, key, name=name, partitions=partitions, read=_events)
-        return Stream(regrouped, hand=self._hand)
+        hand = self._hand or current_hand.get()
+        failures = None if hand is None else hand.failures
+        regrouped = regroup(self._subscription, key, name=name, partitions=partitions, failures=failures, read=_events)
+        return Stream(regrouped, hand=self._hand, root=self._root)
 
     @property
     def current_event(self) -> Event[T] | None:

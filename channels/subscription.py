@@ -6,6 +6,7 @@ agent share it, each with a cursor of its own.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,14 @@ import trio
 
 from .cursor import BadMessage, BatchCursor, Cursor, EventCursor
 from .inbox import BatchInbox, EventInbox
+from .retry import Retry
 from .runs import Run
 
 if TYPE_CHECKING:
     from .channel import Channel
     from .topic import Topic
+
+log = logging.getLogger("famulus.stream")
 
 __all__ = ["ChannelSubscription", "Subscription", "TopicSubscription"]
 
@@ -112,13 +116,18 @@ class TopicSubscription(Subscription):
         super().__init__(run, channel, name, shared=shared)
         self._inbox = BatchInbox(name, channel.bound(run), shared=shared, on_room=run.conductor.wake)
         self._cursors: list[Cursor] = []
+        self._attached = False
 
     async def _begin(self) -> None:
         await self.channel.prepare(self.run)
-        self.run.conductor.add(self.channel.name, self._inbox)
+        if not self._attached:  # a start that was cancelled is made again
+            self._attached = True
+            self.run.conductor.add(self.channel.name, self._inbox)
 
     async def partition_count(self) -> int:
-        return await self.run.transport.partition_count(self.channel.name)
+        run = self.run
+        retry = Retry(f"looking at topic {self.channel.name}", run.options, log)
+        return await retry.until_done(lambda: run.transport.partition_count(self.channel.name))
 
     def open_cursor(self) -> Cursor:
         serdes = self.channel.serdes(self.run)
@@ -131,8 +140,6 @@ class TopicSubscription(Subscription):
         conductor = self.run.conductor
         others = conductor.remove(self.channel.name, self._inbox, leave=leave)
         for cursor in self._cursors:
-            for message in cursor.close():
-                if others:
-                    message.release()
+            cursor.close(release=others)
             if leave:
                 conductor.unwatch(cursor)

@@ -18,6 +18,7 @@ from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
 from .message import HeadersArg, ProducerRecord, as_headers
 from .partitioner import partition_for
+from .retry import Retry
 from .runs import Declaration, Run, current_run
 from .stream import Stream
 from .subscription import Subscription, TopicSubscription
@@ -143,7 +144,8 @@ class Topic(Channel[T]):
         async with state.preparing:
             if not state.prepared:
                 if self.internal or run.transport.owns_topics:
-                    await self._create(run)
+                    retry = Retry(f"creating topic {self.name}", run.options, log)
+                    await retry.until_done(lambda: self._create(run))
                 state.prepared = True
 
     def serdes(self, run: Run) -> _TopicState:
@@ -285,6 +287,6 @@ class Topic(Channel[T]):
         """Into the producer's buffer, as an output of the event in hand."""
         run.producer.enqueue(future, partition=partition)
         hand = current_hand.get()
-        if hand is not None and hand.event is not None:
-            future.belongs_to(hand.event)
+        if hand is not None:
+            hand.claim(future)
         return future

@@ -71,22 +71,16 @@ class PartitionTracker:
                 self._span_full = False
                 self._on_room()
 
-    def room(self, sharing: int) -> int:
-        """Messages that may be fetched now.
-
-        Args:
-            sharing: how many partitions feed the same inboxes; each gets its part of their room.
-        """
+    @property
+    def room(self) -> int:
+        """Messages that may be fetched now: as many as every inbox and the span of offsets have room for."""
         if not self.inboxes:
             return 0
         if self.ledger.span >= self._max_span:
             self._span_full = True
         if self._span_full:
             return 0
-        free = min(inbox.room for inbox in self.inboxes)
-        if free <= 0:
-            return 0
-        return min(max(1, free // sharing), self._max_span - self.ledger.span)
+        return min(min(inbox.room for inbox in self.inboxes), self._max_span - self.ledger.span)
 
     def deliver(self, messages: Sequence[Message], next_offset: int) -> None:
         """Enter a batch into the ledger and hand it to every subscriber."""

@@ -102,7 +102,8 @@ async def test_the_tree_is_data() -> None:
         tree = app.tree()
     assert (tree.name, tree.kind, tree.state) == ("shape", "supervisor", "running")
     assert [node.name for node in tree.children] == ["messaging", "services", "agents", "tasks", "timers"]
-    assert [node.name for node in tree.children[0].children] == ["transport", "producer", "conductor", "commits"]
+    names = [node.name for node in tree.children[0].children]
+    assert names == ["transport", "callbacks", "producer", "conductor", "commits"]
     assert [node.name for node in tree.children[2].children[0].children] == ["worker[0]", "worker[1]"]
 
 

@@ -331,7 +331,7 @@ class Program:
             if buffered > options.producer_buffer_maxsize:
                 wrong.append(f"{run.producer!r}")
             most = options.stream_buffer_maxsize if FIXED_21 else options.stream_buffer_maxsize + 6
-            for inboxes in run.conductor._inboxes.values():
+            for inboxes in run.conductor._readers.values():
                 wrong += [f"overfull: {inbox!r}" for inbox in inboxes if not 0 <= inbox.buffered <= most]
             for tp, tracker in run.conductor.partitions.items():
                 if tracker.ledger.span > options.stream_max_span + 3:  # markers come on top
@@ -490,5 +490,3 @@ async def test_many_random_programs(
     number: int, seed: int, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await play(seed + number, broker, monkeypatch)
-
-
