@@ -59,6 +59,11 @@ class AgentRun:
             )
         )
 
+    @property
+    def reached(self) -> bool:
+        """Whether every actor has come to its stream."""
+        return all(actor.reached.is_set() for actor in self.actors)
+
     async def wait_reached(self) -> None:
         """Wait until every actor has come to its stream."""
         for actor in self.actors:
@@ -123,14 +128,18 @@ class Actor:
         try:
             while True:
                 hand.begin()
+                failure: Exception | None = None
                 with trio.CancelScope() as self._scope:
                     try:
                         await self._perform()
                     except Exception as error:
-                        await self._failed(error)
-                        raise
-                    hand.finish()
-                    return
+                        failure = error
+                    else:
+                        hand.finish()
+                        return
+                if failure is not None:
+                    await self._failed(failure)
+                    raise failure
                 log.info("actor %s[%d] begins again", self._agent.name, self.index)
         finally:
             if hand.worked:

@@ -20,7 +20,7 @@ from ..actors.agent import Agent
 from ..actors.replies import Replies
 from ..channels.channel import Channel
 from ..channels.counters import Statistics
-from ..channels.errors import ImproperlyConfigured, TransportError
+from ..channels.errors import AppNotRunning, ImproperlyConfigured, TransportError
 from ..channels.hand import Hand, current_hand
 from ..channels.retry import Retry
 from ..channels.runs import Declaration, Run
@@ -149,11 +149,17 @@ class RunningApp(Declarations):
             if declared.name in self._agents or declared.name in self.app.agents:
                 raise ImproperlyConfigured(f"app {self.id!r} has an agent {declared.name!r} already: give name=")
             agent_run = self._agents[declared.name] = AgentRun(self._run, declared)
-            self._late.send_nowait(lambda: self._start_late_agent(agent_run))
+            self._start_soon(lambda: self._start_late_agent(agent_run))
         elif isinstance(declared, TaskDeclaration):
-            self._late.send_nowait(lambda: self._start_task(declared))
+            self._start_soon(lambda: self._start_task(declared))
         elif isinstance(declared, TimerDeclaration):
-            self._late.send_nowait(lambda: self._start_timer(declared))
+            self._start_soon(lambda: self._start_timer(declared))
+
+    def _start_soon(self, start: Callable[[], Awaitable[None]]) -> None:
+        try:
+            self._late.send_nowait(start)
+        except trio.ClosedResourceError:
+            raise AppNotRunning(f"app {self.id!r} is stopping: nothing can be declared on it any more") from None
 
     async def _start_late(self) -> None:
         trap_stop(self._late.close)
@@ -234,14 +240,16 @@ class RunningApp(Declarations):
 
     async def _wait_ready(self) -> None:
         """Wait until the actors have come to their streams and the partitions are assigned."""
-        for agent_run in self._agents.values():
-            with trio.move_on_after(self.settings.stream_ready_timeout) as scope:
+        patience = self.settings.stream_ready_timeout
+        with trio.move_on_after(patience):
+            for agent_run in self._agents.values():
                 await agent_run.wait_reached()
-            if scope.cancelled_caught:
+        for agent_run in self._agents.values():
+            if not agent_run.reached:
                 log.warning(
                     "agent %s has not come to its stream within %g s; going on without it",
                     agent_run.agent.name,
-                    self.settings.stream_ready_timeout,
+                    patience,
                 )
         self._run.conductor.begin()
         await self._run.conductor.wait_assigned()

@@ -254,6 +254,7 @@ class Transport(ABC):
     async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> Mapping[TP, ProduceResult | Exception]:
         """Append a batch to each of these partitions, in order; return once all are acknowledged or failed.
 
+        It never hangs: a broker that does not answer becomes `BrokerUnavailable` after a bound of the transport's own.
         The outcome is per partition: a result, or the `TransportError` that kept the whole batch of that partition
         out of the log. Cancelled: each batch is in the log whole or not at all.
         """

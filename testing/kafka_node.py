@@ -21,6 +21,7 @@ from .kafka_settings import (
     Listener,
     check_users,
     free_ports,
+    is_free,
     make_certificate,
     scram_credentials,
     write_log_settings,
@@ -82,6 +83,7 @@ class KafkaBroker:
         self._patience = patience
         self._detached = detached
         self._ports: dict[Listener, int] = {}
+        self._settled = False  # whether the ports are ours: they have been before
         self._process: Process | None = None
         self._program: list[str] = []
         self._classes: list[str] = []
@@ -172,6 +174,7 @@ class KafkaBroker:
             shutil.rmtree(self.home, ignore_errors=True)
             self.home = None
             self._ports = {}
+        self._settled = False
 
     def start_process(self) -> None:
         """Start the JVM again after `stop_process`: same port, same data. Returns when it answers."""
@@ -180,22 +183,24 @@ class KafkaBroker:
         if self._process is not None:
             self.check()
             return
-        first = not self._ports
-        for attempt in range(1, _ATTEMPTS + 1):
-            if first:
+        attempts = 1 if self._settled else _ATTEMPTS
+        for attempt in range(1, attempts + 1):
+            if not self._settled:
                 self._choose_ports()
+            if not is_free(self._ports["PLAINTEXT"]):  # somebody else's broker there would answer for ours
+                raise KafkaBrokerError(
+                    f"port {self._ports['PLAINTEXT']} of 127.0.0.1 is in use; free it or take another"
+                )
             began = self.log.stat().st_size if self.log.exists() else 0
-            self._process = self._launch()
-            if self._wait_until_ready(self._process):
+            process = self._launch()
+            self._process = process
+            if self._wait_until_ready(process):
+                self._settled = True
                 return
-            told = self.log.read_text(encoding="utf-8", errors="replace")[began:]
-            if not first or "Address already in use" not in told or attempt == _ATTEMPTS:
-                break
-            if self._wanted_port is not None and not _is_free(self._wanted_port):
-                self._process = None
-                raise KafkaBrokerError(f"port {self._wanted_port} is in use: name another one, or none for a free one")
-        self._process = None
-        raise KafkaBrokerError(f"Kafka ended before it answered. {log_tail(self.log)}")
+            self._process = None
+            told = self.log.read_bytes()[began:]
+            if attempt == attempts or b"Address already in use" not in told:
+                raise KafkaBrokerError(f"Kafka ended before it answered. {log_tail(self.log)}")
 
     def stop_process(self, *, kill: bool = False) -> None:
         """End the JVM, cleanly or with SIGKILL; its data and port stay for `start_process`."""
@@ -204,7 +209,7 @@ class KafkaBroker:
             end(process, kill=kill)
 
     def suspend(self) -> None:
-        """Stop the JVM in its tracks (SIGSTOP): connections stay open, nothing is answered."""
+        """Stop the JVM in its tracks (SIGSTOP), and return when it stands: connections stay open, nothing is answered."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -299,13 +304,3 @@ def log_tail(log: Path, lines: int = 20) -> str:
     except FileNotFoundError:
         told = []
     return "\n".join([f"The end of its log, {log}:", *(f"    {line}" for line in told[-lines:] or ["(it is empty)"])])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

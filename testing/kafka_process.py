@@ -178,6 +178,8 @@ def _supervise(scrap: str, command: Sequence[str]) -> int:
                     break
                 for order in orders.split():
                     child.send_signal(int(order))
+                    if int(order) == signal.SIGSTOP:
+                        _wait_until_stopped(child.pid)
                     with contextlib.suppress(BrokenPipeError):
                         os.write(1, b"\n")
         orphaned.set()
@@ -188,6 +190,17 @@ def _supervise(scrap: str, command: Sequence[str]) -> int:
     if orphaned.is_set() and scrap:
         shutil.rmtree(scrap, ignore_errors=True)
     return code if code >= 0 else 128 - code  # as a shell would say it
+
+
+def _wait_until_stopped(pid: int) -> None:
+    """A busy JVM needs a moment until its last thread stands still; only then the system reports it, once."""
+    until = time.monotonic() + 5.0
+    while hasattr(os, "waitid") and time.monotonic() < until:  # macOS has it from Python 3.13 on
+        with contextlib.suppress(ChildProcessError):  # it has ended
+            if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is None:
+                time.sleep(0.005)
+                continue
+        return
 
 
 def _end_with_parent() -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "Listener",
     "check_users",
     "free_ports",
+    "is_free",
     "make_certificate",
     "scram_credentials",
     "write_log_settings",
@@ -65,16 +66,22 @@ def free_ports(number: int) -> list[int]:
     """
     found: list[int] = []
     for port in random.SystemRandom().sample(range(15000, 32000), 1000):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
+        if is_free(port):
+            found.append(port)
         if len(found) == number:
             return found
     raise KafkaBrokerError(f"no {number} free ports between 15000 and 32000 on 127.0.0.1")
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does: old connections do not count
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def write_settings(

@@ -225,6 +225,50 @@ async def test_an_agent_that_never_comes_to_its_stream_does_not_hold_up_the_star
     assert any("agent idler has not come to its stream within 5 s" in record.getMessage() for record in caplog.records)
 
 
+async def test_idle_agents_do_not_add_up_at_the_start() -> None:
+    app = famulus.App("idlers")
+
+    async def idler(stream: famulus.Stream[int]) -> None:
+        await trio.sleep_forever()
+
+    for number in range(5):
+        app.agent(name=f"idler{number}")(idler)
+    began = trio.current_time()
+    async with famulus.open_app(app, stream_ready_timeout=5.0):
+        assert trio.current_time() - began == 5.0
+
+
+async def test_declaring_on_an_app_that_stops_says_so() -> None:
+    async with famulus.open_app() as running:
+        pass
+    with pytest.raises(famulus.AppNotRunning, match="is stopping"):
+
+        @running.agent()
+        async def late(stream: famulus.Stream[int]) -> None:
+            async for _ in stream:
+                pass
+
+
+async def test_an_interrupted_on_error_does_not_hide_the_crash(broker: MemoryBroker) -> None:
+    app = famulus.App("interrupted", broker=f"memory://{broker.name}", stream_drain_timeout=1.0)
+    topic = app.topic("t", value_type=int, partitions=2)
+
+    async def ponder(agent: object, error: BaseException) -> None:
+        await trio.sleep(3)
+
+    @app.agent(topic, name="fragile", on_error=ponder)
+    async def fragile(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            raise ValueError(number)
+
+    async with famulus.open_app(app) as running:
+        await topic.send(1)
+        await trio.testing.wait_all_tasks_blocked()
+        broker.faults.rebalance("interrupted")
+        await trio.sleep(30)
+        assert running.tree().children[2].children[0].children[0].restarts == 1
+
+
 def test_declaring_starts_nothing() -> None:
     threads = threading.active_count()
     app = famulus.App("declared")
