@@ -136,7 +136,7 @@ class RunningApp(Declarations):
             BrokerUnavailable, TooSlowError: it will be tried again.
             AppNotRunning: the run ended meanwhile.
         """
-        await self._run.conductor.commit()
+        await self._run.conductor.commits.commit()
 
     def __repr__(self) -> str:
         return f"<RunningApp {self.app.id} agents={len(self._agents)}>"
@@ -177,10 +177,10 @@ class RunningApp(Declarations):
             supervisor(
                 OneForOneSupervisor,
                 child(self._hold_transport, name="transport", shutdown=settings.shutdown_timeout + 1),
-                child(run.producer.run_callbacks, name="callbacks", shutdown=settings.producer_flush_timeout),
+                child(run.producer.callbacks.run, name="callbacks", shutdown=settings.producer_flush_timeout),
                 child(run.producer.run, name="producer", shutdown=settings.producer_flush_timeout),
                 child(run.conductor.run, name="conductor", shutdown=drain + settings.shutdown_timeout + 1),
-                child(run.conductor.run_commits, name="commits"),
+                child(run.conductor.commits.run, name="commits"),
                 name="messaging",
             )
         )
@@ -309,5 +309,5 @@ async def open_app(app: App | str | None = None, /, **settings: Any) -> AsyncIte
                 yield running
         finally:
             run.producer.close()
-            run.conductor.close()
+            run.conductor.commits.close()
             Replies.of(run).close()

@@ -1,7 +1,7 @@
 """The conductor: takes batches from the transport's consumer, hands them to every subscriber, commits what is done.
 
-One per run, driven by two supervised tasks, `run` (fetching) and `run_commits`. All its state is in this object and not in
-the tasks, so either may be restarted in the middle of a stream. It never waits for a slow subscriber: partitions
+One per run, driven by two supervised tasks, `run` (fetching) and `commits.run`. Their state is in objects and not in the
+tasks, so either may be restarted in the middle of a stream. It never waits for a slow subscriber: partitions
 whose subscribers have no room are left out of the next fetch, and paused at the broker when that lasts.
 """
 
@@ -13,12 +13,13 @@ from collections.abc import Mapping
 import trio
 
 from ..supervision import trap_stop
+from .committer import Committer, Ownership
 from .counters import Counters
 from .cursor import Cursor
-from .errors import AppNotRunning, CommitRefused, TransportError
+from .errors import TransportError
 from .inbox import BatchInbox
 from .ledger import PartitionLedger
-from .message import TP
+from .message import TP, some_names
 from .options import MessagingOptions
 from .producer import Producer
 from .retry import Retry
@@ -30,22 +31,12 @@ __all__ = ["Conductor"]
 log = logging.getLogger("famulus.conductor")
 
 
-class _CommitRequest:
-    """Somebody waits for a commit."""
-
-    __slots__ = ("failure", "settled")
-
-    def __init__(self) -> None:
-        self.settled = trio.Event()
-        self.failure: Exception | None = None
-
-    def settle(self, failure: Exception | None) -> None:
-        self.failure = failure
-        self.settled.set()
-
-
 class Conductor:
-    """Subscriptions, assignment and commits of one run."""
+    """Subscriptions and assignment of one run.
+
+    Attributes:
+        commits: makes the commits.
+    """
 
     def __init__(
         self,
@@ -70,23 +61,14 @@ class Conductor:
         self._readers: dict[str, list[BatchInbox]] = {}  # the lists stay, since trackers share them
         self._leaving: set[str] = set()
         self._cursors: dict[Cursor, str] = {}
-        self._consumer: Consumer | None = None
-        self._trackers: dict[TP, PartitionTracker] = {}
+        self._owned = Ownership()
         self._turn = 0
-        self._generation = -1
         self._subscribed: frozenset[str] = frozenset()
         self._changed = trio.Event()
         self._assigned = trio.Event()
         self._begun = False
         self._stopping = False
-        self._commit_lock = trio.Lock()
-        self._commits_open = False
-        self._commit_failing = False
-        self._commit_due = trio.Event()
-        self._commit_requests: list[_CommitRequest] = []
-        self._closed = False
-        self._acked = 0
-        self._refused: tuple[float, CommitRefused] | None = None
+        self.commits = Committer(self._owned, options, counters, on_tick=self._tick)
 
     # -- subscriptions -------------------------------------------------------------------------------------
 
@@ -154,11 +136,11 @@ class Conductor:
     @property
     def partitions(self) -> Mapping[TP, PartitionTracker]:
         """The partitions that are ours now."""
-        return self._trackers
+        return self._owned.trackers
 
     @property
     def generation(self) -> int:
-        return self._generation
+        return self._owned.generation
 
     def lag(self, tp: TP) -> int:
         """Messages of an owned partition that are not acknowledged or not even fetched yet.
@@ -166,10 +148,10 @@ class Conductor:
         Raises:
             KeyError: not owned.
         """
-        tracker = self._trackers[tp]
-        if self._consumer is None:
+        tracker = self._owned.trackers[tp]
+        if self._owned.consumer is None:
             raise KeyError(tp)
-        return self._consumer.highwater(tp) - tracker.ledger.committable
+        return self._owned.consumer.highwater(tp) - tracker.ledger.committable
 
     # -- fetching ------------------------------------------------------------------------------------------
 
@@ -181,11 +163,11 @@ class Conductor:
         if self._stopping:
             return
         self._subscribed = frozenset()
-        self._refused = None
+        self.commits.refused = None
         retry = Retry("fetching", self._options, log)
         try:
             async with self._transport.open_consumer(self._consumer_options, self) as consumer:
-                self._consumer = consumer
+                self._owned.consumer = consumer
                 while not self._stopping:
                     try:
                         await self._step(consumer)
@@ -194,11 +176,12 @@ class Conductor:
                     else:
                         retry.clear()
         finally:
-            self._consumer = None
+            self._owned.consumer = None
 
     async def _step(self, consumer: Consumer) -> None:
-        if self._refused is not None and trio.current_time() - self._refused[0] >= self._options.broker_session_timeout:
-            raise self._refused[1]  # no rebalance came of it: the supervisor has us join anew
+        refused = self.commits.refused
+        if refused is not None and trio.current_time() - refused[0] >= self._options.broker_session_timeout:
+            raise refused[1]  # no rebalance came of it: the supervisor has us join anew
         await self._subscribe(consumer)
         for batch in await consumer.fetch(self._room(consumer)):
             self._deliver(batch)
@@ -225,7 +208,7 @@ class Conductor:
         """What may be fetched now, per partition; long stalls are paused at the broker, and resumed."""
         room: dict[TP, int] = {}
         open_: dict[str, list[PartitionTracker]] = {}
-        for tp, tracker in self._trackers.items():
+        for tp, tracker in self._owned.trackers.items():
             if tracker.room > 0:
                 open_.setdefault(tp.topic, []).append(tracker)
         for trackers in open_.values():
@@ -254,7 +237,7 @@ class Conductor:
         now = trio.current_time()
         pause: list[TP] = []
         resume: list[TP] = []
-        for tp, tracker in self._trackers.items():
+        for tp, tracker in self._owned.trackers.items():
             if tp in room or tracker.room > 0:
                 tracker.blocked_since = None
                 if tracker.paused:
@@ -266,21 +249,23 @@ class Conductor:
                 tracker.paused = True
                 pause.append(tp)
         if pause:
-            log.info("paused %s: its stream has been full for %g s", _names(pause), self._options.stream_pause_after)
+            log.info(
+                "paused %s: its stream has been full for %g s", some_names(pause), self._options.stream_pause_after
+            )
             consumer.pause(pause)
         if resume:
             consumer.resume(resume)
 
     def _deliver(self, batch: Batch) -> None:
-        tracker = self._trackers.get(batch.tp)
+        tracker = self._owned.trackers.get(batch.tp)
         if tracker is None or tracker.live != batch.generation:
             return
         self._counters.messages_received += len(batch.messages)
         tracker.deliver(batch.messages, batch.next_offset)
 
     def wake(self) -> None:
-        if self._consumer is not None:
-            self._consumer.wake()
+        if self._owned.consumer is not None:
+            self._owned.consumer.wake()
 
     def _ask_stop(self) -> None:
         self._stopping = True
@@ -291,49 +276,46 @@ class Conductor:
 
     async def on_assigned(self, assignment: Assignment) -> None:
         """Open an account for each partition."""
-        consumer = self._consumer
+        consumer = self._owned.consumer
         if consumer is None:
             return
         self._counters.rebalances += 1
-        self._generation = assignment.generation
-        self._refused = None
-        self._trackers = {
+        self._owned.generation = assignment.generation
+        self._owned.trackers = {
             tp: PartitionTracker(
                 tp,
                 PartitionLedger(assignment.generation, consumer.position(tp)),
                 self._readers.setdefault(tp.topic, []),
                 max_span=self._options.stream_max_span,
                 counters=self._counters,
-                on_acked=self._on_acked,
+                on_acked=self.commits.acked,
                 on_room=self.wake,
             )
             for tp in sorted(assignment.partitions)
         }
-        self._commits_open = True
-        log.info("generation %d: %d partitions assigned", assignment.generation, len(self._trackers))
+        self.commits.assigned()
+        log.info("generation %d: %d partitions assigned", assignment.generation, len(self._owned.trackers))
         self.wake()
 
     async def on_revoked(self, revoked: frozenset[TP], *, lost: bool) -> None:
         """Let go: stop delivery, wait for what is in hand, flush, commit. When lost, only discard."""
-        trackers = {tp: tracker for tp, tracker in self._trackers.items() if tp in revoked}
+        trackers = {tp: tracker for tp, tracker in self._owned.trackers.items() if tp in revoked}
         for tracker in trackers.values():
             tracker.close()
         try:
             if lost:
-                log.warning("lost %s: other workers own them now; what is in hand is discarded", _names(trackers))
-                self._commits_open = False
+                log.warning("lost %s: other workers own them now; what is in hand is discarded", some_names(trackers))
+                self.commits.lost()
                 self._interrupt(revoked)
             elif trackers:
                 if not self._stopping:  # at shutdown the agents have stopped before us
                     await self._drain(revoked)
                 with trio.move_on_after(self._options.producer_flush_timeout):
                     await self._producer.flush()
-                async with self._commit_lock:
-                    self._commits_open = False
-                    await self._commit(trackers)
+                await self.commits.commit_and_stop(trackers)
         finally:
             for tp in trackers:
-                self._trackers.pop(tp, None)
+                self._owned.trackers.pop(tp, None)
 
     async def _drain(self, revoked: frozenset[TP]) -> None:
         with trio.move_on_after(self._options.stream_drain_timeout):
@@ -352,109 +334,12 @@ class Conductor:
                 log.warning("cancelled the processing of %s@%d: its partition was revoked", message.tp, message.offset)
                 cursor.interrupt()
 
-    # -- commits -------------------------------------------------------------------------------------------
-
-    def _on_acked(self) -> None:
-        self._acked += 1
-        if self._acked >= self._options.broker_commit_every and not self._commit_due.is_set():
-            self._commit_due.set()
-
-    async def run_commits(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commit every `broker_commit_interval` seconds, and early after `broker_commit_every` messages."""
-        task_status.started()
-        while True:
-            with trio.move_on_after(self._options.broker_commit_interval):
-                await self._commit_due.wait()
-            self._commit_due = trio.Event()
-            self._acked = 0
-            requests, self._commit_requests = self._commit_requests, []
-            failure: Exception | None = None
-            try:
-                async with self._commit_lock:
-                    if self._commits_open:
-                        failure = await self._commit(dict(self._trackers))
-                    elif requests and self._trackers:
-                        failure = CommitRefused("the partitions are being reassigned, or belong to other workers")
-            except BaseException:  # a crash or a stop: the next incarnation answers them, or the end of the run
-                self._commit_requests[:0] = requests
-                self._commit_due.set()
-                raise
-            for request in requests:
-                request.settle(failure)
-            stalled = any(
-                tracker.blocked_since is not None and not tracker.paused for tracker in self._trackers.values()
-            )
-            if stalled or self._refused is not None:
-                self.wake()
-
-    async def commit(self) -> None:
-        """Have what is acknowledged now committed, and wait for it. Cancelling this ends the wait only.
-
-        Raises:
-            CommitRefused: other workers own the partitions now.
-            BrokerUnavailable, trio.TooSlowError: it will be tried again.
-            AppNotRunning: the run ended before it was made.
-        """
-        if self._closed:
-            raise AppNotRunning("the app has stopped")
-        request = _CommitRequest()
-        self._commit_requests.append(request)
-        self._commit_due.set()
-        await request.settled.wait()
-        if request.failure is not None:
-            raise request.failure
-
-    def close(self) -> None:
-        """The run has ended: nobody waits for a commit any more."""
-        self._closed = True
-        for request in self._commit_requests:
-            request.settle(AppNotRunning("the app stopped before the commit was made"))
-        self._commit_requests.clear()
-
-    async def _commit(self, trackers: Mapping[TP, PartitionTracker]) -> Exception | None:
-        """Commit these, and return what kept it from being done.
-
-        What the broker refuses is lost, what it cannot take now waits. Meanwhile the partitions may have been lost
-        and assigned anew: the answer then says nothing of the new generation.
-        """
-        consumer, generation = self._consumer, self._generation
-        offsets = {
-            tp: tracker.ledger.committable
-            for tp, tracker in trackers.items()
-            if tracker.ledger.committable > tracker.committed
-        }
-        if consumer is None or not offsets:
-            return None
-        try:
-            with trio.fail_after(self._options.broker_commit_timeout):
-                await consumer.commit(offsets, generation=generation)
-        except CommitRefused as error:
-            self._counters.commits_failed += 1
-            log.warning("commit of %s refused, what is in hand is discarded: %s", _names(offsets), error)
-            if generation == self._generation:
-                self._commits_open = False
-                self._refused = (trio.current_time(), error)
-                for tracker in trackers.values():
-                    tracker.close()
-            return error
-        except (TransportError, trio.TooSlowError) as error:
-            self._counters.commits_failed += 1
-            if not self._commit_failing:  # said once, and again when it is over
-                self._commit_failing = True
-                log.warning("commit of %s failed, it will be tried again: %r", _names(offsets), error)
-            return error
-        self._counters.commits += 1
-        if self._commit_failing:
-            self._commit_failing = False
-            log.info("commits go on")
-        for tp, offset in offsets.items():
-            trackers[tp].committed = offset
-        return None
+    def _tick(self) -> None:
+        """By the commit interval: look again at what is full but not paused yet, and at a refusal without a rebalance."""
+        trackers = self._owned.trackers.values()
+        if self.commits.refused is not None or any(t.blocked_since is not None and not t.paused for t in trackers):
+            self.wake()
 
     def __repr__(self) -> str:
-        return f"<Conductor generation={self._generation} topics={sorted(self._subscribed)} partitions={len(self._trackers)}>"
-
-
-def _names(partitions: Mapping[TP, object] | list[TP]) -> str:
-    names = sorted(str(tp) for tp in partitions)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        owned = self._owned
+        return f"<Conductor generation={owned.generation} topics={sorted(self._subscribed)} partitions={len(owned.trackers)}>"

@@ -6,7 +6,7 @@ every stream that got one releases it once; at zero the offset counts as done (D
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import attrs
@@ -20,6 +20,7 @@ __all__ = [
     "RecordMetadata",
     "Tracker",
     "as_headers",
+    "some_names",
 ]
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -49,6 +50,16 @@ class TP(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.topic}-{self.partition}"
+
+
+def some_names(partitions: Iterable[TP], most: int = 5) -> str:
+    """Partitions for a log line, sorted: the first few, and how many more.
+
+    >>> some_names([TP("t", 1), TP("t", 0), TP("u", 0)], most=2)
+    't-0, t-1 and 1 more'
+    """
+    names = [str(tp) for tp in sorted(partitions)]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Tracker(Protocol):

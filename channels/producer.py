@@ -2,8 +2,7 @@
 
 Callers only ever touch the buffer; one task (`run`) writes. So a cancelled sender leaves nothing half done, and the
 broker sees batches. Order within a partition is the order of the sends. A batch that fails for a passing reason
-stays at the head of its queue, which waits a little; the other queues do not. Delivery callbacks have a task of their
-own (`run_callbacks`), and may send.
+stays at the head of its queue, which waits a little; the other queues do not.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from math import inf
 import trio
 
 from ..supervision import trap_stop
+from .callbacks import DeliveryCallbacks
 from .counters import Counters
 from .errors import AppNotRunning, BufferFull, ProduceError, TransportError
 from .future import FutureMessage
@@ -88,6 +88,7 @@ class Producer:
     """Buffers messages and delivers them in batches. One per run.
 
     Attributes:
+        callbacks: of what was settled.
         declare: by topic, what to do before the first message is written to it (create it, where that is ours to do).
     """
 
@@ -108,10 +109,7 @@ class Producer:
         self.declare: dict[str, Callable[[], Awaitable[None]]] = {}
         self._stopping = False
         self._closed = False
-        self._callbacks: deque[FutureMessage] = deque()
-        self._callbacks_due = trio.Event()
-        self._callbacks_stopping = False
-        self._callback_task: trio.lowlevel.Task | None = None
+        self.callbacks = DeliveryCallbacks(on_room=self._unpark)
         self._trouble = False
         self._last_error: TransportError | None = None
 
@@ -128,15 +126,11 @@ class Producer:
 
         Messages whose callback is still to be called count, so that slow callbacks slow their senders.
         """
-        return self._buffered + len(self._callbacks) < self._most and self._buffered_bytes < self._most_bytes
-
-    def _exempt(self) -> bool:
-        """Whether the current task calls callbacks: it cannot wait for room that it makes itself."""
-        return self._callback_task is not None and trio.lowlevel.current_task() is self._callback_task
+        return self._buffered + len(self.callbacks) < self._most and self._buffered_bytes < self._most_bytes
 
     async def wait_room(self) -> None:
         """Wait until the buffer takes another message. A checkpoint only when it has to wait."""
-        while not (self.has_room or self._closed or self._exempt()):
+        while not (self.has_room or self._closed or self.callbacks.calling()):
             self._hurry.set()
             self._work.set()
             await self._waiting_for_room.park()
@@ -155,7 +149,7 @@ class Producer:
         """
         if self._closed:
             raise AppNotRunning(f"the app has stopped: a message to {future.topic} cannot be sent any more")
-        if not (self.has_room or beyond_bounds or self._exempt()):
+        if not (self.has_room or beyond_bounds or self.callbacks.calling()):
             raise BufferFull(
                 f"the producer's buffer holds {self._buffered} messages of {self._buffered_bytes} bytes: wait with "
                 "`await send(...)`, or raise producer_buffer_maxsize / producer_buffer_bytes"
@@ -302,7 +296,7 @@ class Producer:
             self._buffered_bytes -= future.size
             future.settle(result, index)
             if future.callback is not None:
-                self._call_back(future)
+                self.callbacks.add(future)
         self._release_room(len(batch))
         self._recovered()
 
@@ -325,13 +319,16 @@ class Producer:
         self._buffered_bytes -= future.size
         future.fail(error, run_ends=run_ends)
         if future.callback is not None:
-            self._call_back(future)
+            self.callbacks.add(future)
         self._release_room(1)
 
     def _release_room(self, count: int) -> None:
         self._buffered -= count
+        self._unpark(count)
+
+    def _unpark(self, count: int) -> None:
         if self._waiting_for_room and self.has_room:
-            self._waiting_for_room.unpark(count=max(1, count))
+            self._waiting_for_room.unpark(count=count)
 
     def _put_off(self, queue: _Queue, error: TransportError) -> None:
         """Try this queue again later, and say once what the messages wait for."""
@@ -362,44 +359,6 @@ class Producer:
         if expired:
             log.error("%d messages were not delivered in time and given up: %s", expired, self._last_error)
 
-    # -- callbacks -----------------------------------------------------------------------------------------
-
-    def _call_back(self, future: FutureMessage) -> None:
-        self._callbacks.append(future)
-        self._callbacks_due.set()
-
-    async def run_callbacks(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Call the callbacks of settled messages, one after the other; asked to stop, those that are due, then end."""
-        trap_stop(self._ask_callbacks_stop)
-        task_status.started()
-        self._callback_task = trio.lowlevel.current_task()
-        try:
-            while not self._callbacks_stopping or self._callbacks:
-                await self._callbacks_due.wait()
-                self._callbacks_due = trio.Event()
-                while self._callbacks:
-                    future = self._callbacks.popleft()
-                    result = self._call(future)
-                    if result is not None:
-                        try:
-                            await result
-                        except Exception:
-                            log.exception("the delivery callback of a message to %s raised", future.topic)
-                    self._release_room(0)
-        finally:
-            self._callback_task = None
-
-    def _ask_callbacks_stop(self) -> None:
-        self._callbacks_stopping = True
-        self._callbacks_due.set()
-
-    def _call(self, future: FutureMessage) -> Awaitable[None] | None:
-        try:
-            return None if future.callback is None else future.callback(future)
-        except Exception:
-            log.exception("the delivery callback of a message to %s raised", future.topic)
-            return None
-
     # -- the end -------------------------------------------------------------------------------------------
 
     def _give_up(self) -> None:
@@ -416,12 +375,7 @@ class Producer:
         self._closed = True
         self._give_up()
         self._waiting_for_room.unpark_all()
-        while self._callbacks:
-            future = self._callbacks.popleft()
-            result = self._call(future)
-            if result is not None:
-                log.error("the delivery callback of a message to %s could not be awaited any more", future.topic)
-                getattr(result, "close", lambda: None)()
+        self.callbacks.close()
 
     def __repr__(self) -> str:
         return f"<Producer buffered={self._buffered} of {self._options.producer_buffer_maxsize}>"
