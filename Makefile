@@ -14,16 +14,17 @@ DEMO ?= $(BIN)/python examples/flights.py$(if $(BROKER), --broker $(BROKER)) wor
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --require-virtualenv
+KAFKA := $(BIN)/python -P -m famulus.testing.kafka_broker
 MADE := $(VENV)/.made
 INSTALLED := $(VENV)/.installed
 FLIGHTS := $(VENV)/.flights
 DEV := $(VENV)/.dev
 
-.PHONY: help demo test lint types check bench torture dev clean
+.PHONY: help demo test lint types check bench torture kafka kafka-stop dev clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: $(FLIGHTS) ## a year of flights through a Famulus app (BROKER=... for another broker)
 	$(DEMO)
@@ -46,6 +47,12 @@ bench: $(DEV) ## the benchmarks, one after the other
 
 torture: $(DEV) ## long fault runs (FAMULUS_SEED=... repeats one)
 	$(BIN)/pytest -m torture $(ARGS)
+
+kafka: $(INSTALLED) ## a real Kafka on this machine (needs Java 17 and Maven); prints its address
+	@$(KAFKA) start $(if $(PORT),--port $(PORT))
+
+kafka-stop: $(INSTALLED) ## stop it
+	@$(KAFKA) stop
 
 dev: $(DEV) ## the environment alone
 

@@ -187,9 +187,12 @@ class KafkaBroker:
         for attempt in range(1, attempts + 1):
             if not self._settled:
                 self._choose_ports()
-            if not is_free(self._ports["PLAINTEXT"]):  # somebody else's broker there would answer for ours
+            port = self._ports["PLAINTEXT"]
+            if not is_free(port):  # somebody else's broker there would answer for ours
+                if self._wanted_port is None and attempt < attempts:
+                    continue
                 raise KafkaBrokerError(
-                    f"port {self._ports['PLAINTEXT']} of 127.0.0.1 is in use; free it or take another"
+                    f"port {port} of 127.0.0.1 is in use: end what listens there, or take another one"
                 )
             began = self.log.stat().st_size if self.log.exists() else 0
             process = self._launch()

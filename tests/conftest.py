@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from famulus.channels.memory import MemoryBroker
 
-pytest_plugins = ["famulus.testing.plugin", "pytester"]
+pytest_plugins = ["famulus.testing.plugin", "famulus.testing.kafka", "pytester"]
 
 # --doctest-modules would import these as modules, two by one name; they are loaded all the same.
 collect_ignore_glob = ["*conftest.py"]
