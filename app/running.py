@@ -205,16 +205,20 @@ class RunningApp(Declarations):
         await services.supervisor.start(child(self._start_late, name="late declarations", restart="transient"))
 
     async def _hold_transport(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Connect, trying again while the broker is away, and stay connected until asked to stop."""
         stop = trap_stop()
         retry = Retry("connecting", self.settings, log)
-        while True:
+        connected = False
+        while not connected:
             try:
                 async with self._run.transport.open():
+                    connected = True
                     retry.clear()
                     task_status.started()
                     await stop.wait()
-                    return
             except TransportError as error:
+                if connected:  # a connection that broke is a crash: the supervisor makes another
+                    raise
                 await retry.wait(error)
 
     async def _start_late_agent(self, agent_run: AgentRun) -> None:

@@ -1,5 +1,6 @@
 """Rebalances: bounded drain, commit, let go; what is lost is discarded (laws 2 and 3)."""
 
+import pytest
 import trio
 import trio.testing
 
@@ -161,3 +162,23 @@ async def test_a_crashed_fetch_task_is_restarted_and_nothing_is_lost(broker: Mem
         messaging = running.tree().children[0]
         assert {node.name: node.restarts for node in messaging.children}["conductor"] == 3
     assert sorted(seen) == list(range(100))
+
+
+async def test_a_broker_that_is_away_at_the_start_is_waited_for(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = famulus.App("patient", broker=f"memory://{broker.name}")
+    topic = app.topic("numbers", partitions=1)
+    broker.faults.stop()
+
+    async def come_back() -> None:
+        await trio.sleep(60)
+        broker.faults.start()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come_back)
+        async with famulus.open_app(app):
+            assert trio.current_time() >= 60
+            assert (await (await topic.send(1))).offset == 0
+    waits = [record for record in caplog.records if "connecting waits for the broker" in record.getMessage()]
+    assert len(waits) == 1
