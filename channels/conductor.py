@@ -16,7 +16,7 @@ from ..supervision import trap_stop
 from .committer import Committer, Ownership
 from .counters import Counters
 from .cursor import Cursor
-from .errors import TransportError
+from .errors import TransportError, UnknownTopic
 from .inbox import BatchInbox
 from .ledger import PartitionLedger
 from .message import TP, some_names
@@ -164,7 +164,7 @@ class Conductor:
             return
         self._subscribed = frozenset()
         self.commits.refused = None
-        retry = Retry("fetching", self._options, log)
+        retry = Retry("fetching", self._options, log, patient_with=(UnknownTopic,))
         try:
             async with self._transport.open_consumer(self._consumer_options, self) as consumer:
                 self._owned.consumer = consumer

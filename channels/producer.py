@@ -38,11 +38,12 @@ _NOWHERE = -1
 class _Queue:
     """Messages for one partition, in order, and when to try again after a failure."""
 
-    __slots__ = ("delay", "messages", "not_before", "tp")
+    __slots__ = ("attempted", "delay", "messages", "not_before", "tp")
 
     def __init__(self, tp: TP) -> None:
         self.tp = tp
         self.messages: deque[FutureMessage] = deque()
+        self.attempted = 0  # messages of the last batch, whose outcome is open: repeated as it was
         self.not_before = -inf
         self.delay = 0.0
 
@@ -257,9 +258,10 @@ class Producer:
             size = 0
             for future in queue.messages:
                 size += future.size
-                if size > limit and batch:
+                if (size > limit and batch) or len(batch) == queue.attempted > 0:
                     break
                 batch.append(future)
+            queue.attempted = len(batch)
             batches[tp] = batch
         return batches
 
@@ -290,6 +292,7 @@ class Producer:
         queue = self._queues[tp]
         for _ in batch:
             queue.messages.popleft()
+        queue.attempted = 0
         queue.fine()
         self._counters.messages_delivered += len(batch)
         for index, future in enumerate(batch):
@@ -305,6 +308,7 @@ class Producer:
         queue = self._queues[tp]
         for _ in batch:
             queue.messages.popleft()
+        queue.attempted = 0
         kept = [future for future in batch if future.persistent]
         queue.messages.extendleft(reversed(kept))
         log.error("%d messages to %s were not delivered, %d are tried again: %s", len(batch), tp, len(kept), error)
@@ -353,6 +357,7 @@ class Producer:
         for queue in self._all_queues():
             while queue.messages and queue.messages[0].deadline <= now and not queue.messages[0].persistent:
                 future = queue.messages.popleft()
+                queue.attempted = max(0, queue.attempted - 1)
                 text = f"{future.topic}: not delivered within {waited:g} s; last: {self._last_error}"
                 self._settle_failed(future, ProduceError(text))
                 expired += 1

@@ -21,9 +21,18 @@ class Retry:
 
     Args:
         what: the activity, for the log: "fetching".
+        patient_with: errors to wait for as well, though they pass only when somebody does something.
     """
 
-    def __init__(self, what: str, options: MessagingOptions, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        what: str,
+        options: MessagingOptions,
+        log: logging.Logger,
+        *,
+        patient_with: tuple[type[TransportError], ...] = (),
+    ) -> None:
+        self._patient_with = patient_with
         self._what = what
         self._first = options.broker_retry_backoff
         self._most = options.broker_retry_backoff_max
@@ -37,7 +46,7 @@ class Retry:
         Raises:
             TransportError: `error` itself, when it is not one that passes by itself.
         """
-        if not error.retriable:
+        if not (error.retriable or isinstance(error, self._patient_with)):
             raise error
         if self._reason is None:
             self._reason = f"{type(error).__name__}: {error}"

@@ -182,3 +182,36 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for(
             assert (await (await topic.send(1))).offset == 0
     waits = [record for record in caplog.records if "connecting waits for the broker" in record.getMessage()]
     assert len(waits) == 1
+
+
+async def test_a_topic_that_is_missing_is_named_and_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    broker = MemoryBroker("missing-topic", auto_create=False).register()
+    app = famulus.App("waits", broker="memory://missing-topic")
+    seen: list[int] = []
+
+    class Theirs(famulus.Topic[int]):
+        """A source topic, which a broker that is not ours has or has not."""
+
+        async def prepare(self, run: object) -> None:
+            pass
+
+    @app.agent(Theirs(app, "theirs", value_type=int))
+    async def collect(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            seen.append(number)
+
+    async def somebody_creates_it() -> None:
+        await trio.sleep(60)
+        broker.create_topic("theirs", 1)
+        broker.append(TP("theirs", 0), [ProducerRecord(None, b"1")])
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(somebody_creates_it)
+            async with famulus.open_app(app):
+                await trio.sleep(60)
+    finally:
+        MemoryBroker.forget("missing-topic")
+    assert seen == [1]
+    (line,) = [record.getMessage() for record in caplog.records if "fetching waits" in record.getMessage()]
+    assert "theirs" in line

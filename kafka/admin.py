@@ -1,0 +1,185 @@
+"""Administration of topics. Answers carry error codes where other clients raise: each one is looked at here.
+
+Every change is awaited until the brokers' metadata shows it. Nothing here asks about a topic by name in a way
+that lets the broker create it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import trio
+from aiokafka import errors as kafka_errors
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.structs import TopicPartition
+
+from ..channels.errors import BrokerUnavailable, TopicExists, TransportError
+from ..channels.message import TP
+from ..channels.transport import TopicDescription, TopicSpec
+from .bridge import Bridge
+from .errors import CALL_FAILURES, by_code, is_passing, translated, unknown_topic
+
+__all__ = ["KafkaAdmin", "TopicMetadata"]
+
+_POLL = 0.05  # seconds between two looks whether a change is visible
+
+
+@attrs.frozen
+class TopicMetadata:
+    """A topic as a broker's metadata have it. `ready`: each partition has a leader."""
+
+    name: str
+    partitions: int
+    replicas: int
+    internal: bool
+    ready: bool
+
+
+class KafkaAdmin:
+    """Topics of one cluster, over one started admin client. May be used by several tasks."""
+
+    def __init__(self, bridge: Bridge, client: AIOKafkaAdminClient, *, timeout: float) -> None:
+        self._bridge = bridge
+        self._client = client
+        self._timeout = timeout
+
+    async def _bounded(self, doing: str, function: Callable[..., Any], *args: Any, within: float | None = None) -> Any:
+        """Call the client; its errors, and no answer in time, become ours."""
+        within = self._timeout if within is None else within
+        with trio.move_on_after(within):
+            try:
+                return await self._bridge.call(function, *args)
+            except CALL_FAILURES as error:
+                raise translated(error, doing) from error
+        raise BrokerUnavailable(f"{doing}: no answer within {within:g} s; it is tried again")
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    async def _metadata(self, topics: list[str] | None) -> Any:
+        # `describe_topics` would let the broker create what is missing.
+        return await self._client._send_request(MetadataRequest(topics, allow_auto_topic_creation=False))
+
+    async def topics(
+        self, names: Sequence[str] | None = None, *, within: float | None = None
+    ) -> dict[str, TopicMetadata]:
+        """What the cluster has of these topics, or all; those that do not exist are left out.
+
+        Args:
+            within: seconds to wait for an answer, if not the usual ones.
+        """
+        doing = "listing topics" if names is None else f"looking at {', '.join(names)}"
+        asked = None if names is None else list(names)
+        response = (await self._bounded(doing, self._metadata, asked, within=within)).to_object()
+        found: dict[str, TopicMetadata] = {}
+        for topic in response["topics"]:
+            error = by_code(topic["error_code"])
+            if error in (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.InvalidTopicError):
+                continue
+            if error is not None and not is_passing(error()):
+                raise translated(error(), f"looking at {topic['topic']}")
+            partitions = topic["partitions"]
+            found[topic["topic"]] = TopicMetadata(
+                name=topic["topic"],
+                partitions=len(partitions),
+                replicas=max((len(partition["replicas"]) for partition in partitions), default=0),
+                internal=topic["is_internal"],
+                ready=error is None and bool(partitions) and all(each["leader"] >= 0 for each in partitions),
+            )
+        return found
+
+    async def topic(self, name: str) -> TopicMetadata:
+        """One topic.
+
+        Raises:
+            UnknownTopic: the cluster does not have it.
+        """
+        found = await self.topics([name])
+        if name not in found:
+            raise unknown_topic(name)
+        return found[name]
+
+    async def _until(self, name: str, visible: Callable[[TopicMetadata | None], bool]) -> None:
+        with trio.move_on_after(self._timeout):
+            while not visible((await self.topics([name])).get(name)):
+                await trio.sleep(_POLL)
+            return
+        raise BrokerUnavailable(f"{name}: the change was accepted, but is not visible within {self._timeout:g} s")
+
+    async def describe(self, name: str) -> TopicDescription:
+        topic = await self.topic(name)
+        doing = f"describing {name}"
+        responses = await self._bounded(doing, self._describe_configs, name)
+        config: dict[str, str] = {}
+        for response in responses:
+            for code, message, _, _, entries in response.resources:
+                error = by_code(code)
+                if error is kafka_errors.UnknownTopicOrPartitionError:
+                    raise unknown_topic(name)
+                if error is not None:
+                    raise translated(error(message), doing)
+                config.update((entry[0], entry[1]) for entry in entries if entry[1] is not None)
+        return TopicDescription(
+            name=name, partitions=topic.partitions, replicas=topic.replicas, config=config, internal=topic.internal
+        )
+
+    async def _describe_configs(self, name: str) -> Any:
+        return await self._client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+
+    # -- changing ------------------------------------------------------------------------------------------
+
+    async def create(self, spec: TopicSpec, partitions: int) -> None:
+        doing = f"creating topic {spec.name!r}"
+        response = await self._bounded(doing, self._create, spec, partitions)
+        for name, code, *message in response.topic_errors:
+            error = by_code(code)
+            if error is kafka_errors.TopicAlreadyExistsError:
+                raise TopicExists(f"the broker already has a topic {name!r}")
+            if error is not None:
+                raise translated(error(*message), doing)
+        await self._until(spec.name, lambda topic: topic is not None and topic.ready and topic.partitions == partitions)
+
+    async def _create(self, spec: TopicSpec, partitions: int) -> Any:
+        topic = NewTopic(spec.name, partitions, spec.replicas or 1, topic_configs=dict(spec.config))
+        return await self._client.create_topics([topic])
+
+    async def delete(self, name: str) -> None:
+        doing = f"deleting topic {name!r}"
+        response = await self._bounded(doing, self._delete, name)
+        for _, code in response.topic_error_codes:
+            error = by_code(code)
+            if error is kafka_errors.UnknownTopicOrPartitionError:
+                raise unknown_topic(name)
+            if error is not None:
+                raise translated(error(), doing)
+        await self._until(name, lambda topic: topic is None)
+
+    async def _delete(self, name: str) -> Any:
+        return await self._client.delete_topics([name])
+
+    async def add_partitions(self, name: str, total: int) -> None:
+        has = (await self.topic(name)).partitions
+        if total <= has:
+            raise ValueError(f"topic {name!r} has {has} partitions: expected more than that, not {total}")
+        try:
+            await self._bounded(f"adding partitions to {name!r}", self._add_partitions, name, total)
+        except TransportError as error:
+            if isinstance(error.__cause__, kafka_errors.InvalidPartitionsError):  # somebody was faster
+                raise ValueError(str(error)) from error
+            raise
+        await self._until(name, lambda topic: topic is not None and topic.ready and topic.partitions >= total)
+
+    async def _add_partitions(self, name: str, total: int) -> Any:
+        return await self._client.create_partitions({name: NewPartitions(total)})
+
+    async def delete_records(self, before: Mapping[TP, int]) -> None:
+        if before:
+            await self._bounded(f"trimming {', '.join(map(str, before))}", self._delete_records, dict(before))
+
+    async def _delete_records(self, before: dict[TP, int]) -> Any:
+        return await self._client.delete_records(
+            {TopicPartition(*tp): RecordsToDelete(before_offset=offset) for tp, offset in before.items()}
+        )

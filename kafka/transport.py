@@ -1,0 +1,289 @@
+"""The ``kafka://`` transport: one run's connection to a Kafka cluster.
+
+One asyncio loop per run (`bridge.py`), three kinds of clients on it: one for administration from the start, one for
+writing from the first write on, one for each consumer group. Nothing is opened by importing or making a transport.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import trio
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from ..channels.errors import BrokerUnavailable, CommitRefused, ProduceError
+from ..channels.message import TP, ProducerRecord
+from ..channels.transport import (
+    Consumer,
+    ConsumerOptions,
+    ProduceResult,
+    RebalanceListener,
+    TopicDescription,
+    TopicSpec,
+    Transport,
+    TransportOptions,
+)
+from .admin import KafkaAdmin
+from .bridge import Bridge
+from .clients import start_client
+from .consumer import KafkaConsumer
+from .producer import KafkaProducer, check_compression
+from .transactions import KafkaTransactions
+from .url import parse_url
+
+__all__ = ["KafkaTransport"]
+
+log = logging.getLogger("famulus.kafka")
+
+_NEVER = 2**31 - 1  # milliseconds; see `_consumer_client`
+_POLL = 0.5  # seconds between two looks for a broker that is away
+
+
+class KafkaTransport(Transport):
+    """Made for ``kafka://`` and ``aiokafka://`` URLs; `kafka/url.py` lists the options.
+
+    Resource handling: a consumer that is left in order gets `on_revoked` first and then leaves its group. One
+    that is left by cancellation gets it inside the cancelled scope, so its first await raises `Cancelled`: a
+    listener that wants to commit then must shield itself.
+
+    Attributes:
+        settings: what the URL says.
+    """
+
+    def __init__(self, url: str, options: TransportOptions | None = None) -> None:
+        """
+        Raises:
+            ImproperlyConfigured: the URL is wrong; the message names the part.
+        """
+        self.settings = parse_url(url)
+        check_compression(self.settings.compression)
+        self.options = options or TransportOptions()
+        self._bridge = Bridge()
+        self._admin: KafkaAdmin | None = None
+        self._producer: KafkaProducer | None = None
+        self._transactions: KafkaTransactions | None = None
+        self._consumers: dict[str, KafkaConsumer] = {}
+
+    # -- the connection ------------------------------------------------------------------------------------
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return self._opened()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        if self._admin is not None:
+            raise RuntimeError(f"{self!r} is open already: a transport serves one run")
+        bridge = self._bridge = Bridge()
+        async with bridge.open():
+            client = await start_client(
+                bridge,
+                self._admin_client,
+                AIOKafkaAdminClient.close,
+                seconds=self.settings.connect_timeout,
+                doing=f"connecting to {', '.join(self.settings.servers)}",
+            )
+            self._admin = KafkaAdmin(bridge, client, timeout=self.settings.request_timeout)
+            self._producer = KafkaProducer(
+                bridge,
+                self._admin,
+                self.settings,
+                client_id=self.options.client_id,
+                stop_timeout=self.options.shutdown_timeout,
+            )
+            self._transactions = KafkaTransactions(
+                bridge,
+                self.settings,
+                client_id=self.options.client_id,
+                stop_timeout=self.options.shutdown_timeout,
+            )
+            try:
+                yield
+            finally:
+                producer, transactions = self._producer, self._transactions
+                self._producer = self._transactions = self._admin = None
+                await producer.close()
+                await transactions.close()
+                await bridge.try_call(self.options.shutdown_timeout, client.close)
+
+    def _admin_client(self) -> AIOKafkaAdminClient:
+        return AIOKafkaAdminClient(
+            client_id=self.options.client_id,
+            request_timeout_ms=round(self.settings.request_timeout * 1000),
+            **self.settings.client_options(),
+        )
+
+    async def _ready(self) -> tuple[KafkaAdmin, KafkaProducer]:
+        await trio.lowlevel.checkpoint()
+        if self._admin is None or self._producer is None:
+            raise trio.ClosedResourceError(f"{self!r} is not open")
+        return self._admin, self._producer
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def open_consumer(
+        self, options: ConsumerOptions, listener: RebalanceListener
+    ) -> AbstractAsyncContextManager[Consumer]:
+        return self._opened_consumer(options, listener)
+
+    @asynccontextmanager
+    async def _opened_consumer(
+        self, options: ConsumerOptions, listener: RebalanceListener
+    ) -> AsyncIterator[KafkaConsumer]:
+        await self._ready()
+        if options.group in self._consumers:
+            raise RuntimeError(f"{self!r} has a consumer in group {options.group!r} already: one per group")
+        client = await self._started_consumer(options)
+        consumer = KafkaConsumer(
+            self._bridge,
+            client,
+            options,
+            listener,
+            list_topics=self.list_topics,
+            commit_timeout=self.options.commit_timeout,
+        )
+        self._consumers[options.group] = consumer
+        errors: list[BaseException] = []
+        try:
+            async with trio.open_nursery() as nursery:
+                ended = trio.Event()
+                nursery.start_soon(_until_end, consumer, ended, name=f"member of {options.group}")
+                try:
+                    yield consumer
+                except Exception as error:
+                    errors.append(error)  # it shall leave bare, not in the nursery's group
+                finally:
+                    consumer.membership.ask_close()
+                    await ended.wait()
+        except BaseExceptionGroup as group:
+            errors += group.exceptions
+        finally:
+            del self._consumers[options.group]
+            consumer.wake()  # other tasks; what waited in the body was cancelled
+            await self._bridge.try_call(self.options.shutdown_timeout, consumer.leave)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup(f"a consumer of group {options.group!r} failed", errors)
+
+    async def _started_consumer(self, options: ConsumerOptions) -> AIOKafkaConsumer:
+        """A started client, without a subscription; waits while the broker is away."""
+        waiting = False
+        while True:
+            try:
+                return await start_client(
+                    self._bridge,
+                    lambda: self._consumer_client(options),
+                    AIOKafkaConsumer.stop,
+                    seconds=self.settings.connect_timeout,
+                    doing=f"connecting to read as group {options.group!r}",
+                )
+            except BrokerUnavailable as error:
+                if not waiting:
+                    log.warning("reading waits for the broker: %s", error)
+                    waiting = True
+                await trio.sleep(_POLL)
+
+    def _consumer_client(self, options: ConsumerOptions) -> AIOKafkaConsumer:
+        settings = self.settings
+        return AIOKafkaConsumer(
+            client_id=self.options.client_id,
+            group_id=options.group,
+            group_instance_id=options.instance_id,
+            auto_offset_reset=options.offset_reset,
+            enable_auto_commit=False,
+            session_timeout_ms=round(options.session_timeout * 1000),
+            heartbeat_interval_ms=max(1, round(options.session_timeout * 1000 / 3)),
+            rebalance_timeout_ms=round(options.rebalance_timeout * 1000),
+            # Counted by calls of `getmany`, which we do not make (`inside.py`). A conductor that hangs is its
+            # supervisor's business, and a blocked loop sends no heartbeats either.
+            max_poll_interval_ms=_NEVER,
+            # A member that joins waits for all others, so this must be longer than they may take.
+            request_timeout_ms=round((max(options.rebalance_timeout, settings.request_timeout) + 5) * 1000),
+            # Co-partitioned topics stay together.
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            isolation_level=settings.isolation,
+            max_partition_fetch_bytes=settings.partition_fetch_bytes,
+            fetch_max_wait_ms=round(settings.fetch_wait * 1000),
+            fetch_min_bytes=1,
+            **settings.client_options(),
+        )
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> Mapping[TP, ProduceResult | Exception]:
+        _, producer = await self._ready()
+        return await producer.produce(batches)
+
+    async def transact(
+        self,
+        batches: Mapping[TP, Sequence[ProducerRecord]],
+        offsets: Mapping[TP, int],
+        *,
+        group: str,
+        generation: int,
+    ) -> Mapping[TP, ProduceResult]:
+        _, producer = await self._ready()
+        consumer = self._consumers.get(group) if offsets else None
+        if consumer is not None:
+            consumer.check_ownership(offsets, generation)
+        elif offsets:
+            raise CommitRefused(f"this transport has no consumer in group {group!r}, so it owns nothing")
+        for error in (await producer.unwritable(batches)).values():
+            if error.retriable:
+                raise error
+            raise ProduceError(str(error)) from error
+        assert self._transactions is not None, "open with the producer"
+        return await self._transactions.transact(batches, offsets, group=group, owner=consumer, generation=generation)
+
+    # -- administration ------------------------------------------------------------------------------------
+
+    async def partition_count(self, topic: str) -> int:
+        admin, _ = await self._ready()
+        return (await admin.topic(topic)).partitions
+
+    async def create_topic(self, spec: TopicSpec) -> None:
+        admin, _ = await self._ready()
+        await admin.create(spec, self.options.default_partitions if spec.partitions is None else spec.partitions)
+        self._refresh()
+
+    async def delete_topic(self, name: str) -> None:
+        admin, _ = await self._ready()
+        await admin.delete(name)
+        self._refresh()
+
+    async def list_topics(self) -> Sequence[str]:
+        admin, _ = await self._ready()
+        return sorted(await admin.topics())
+
+    async def describe_topic(self, name: str) -> TopicDescription:
+        admin, _ = await self._ready()
+        return await admin.describe(name)
+
+    async def add_partitions(self, name: str, total: int) -> None:
+        admin, _ = await self._ready()
+        await admin.add_partitions(name, total)
+        self._refresh()
+
+    async def delete_records(self, before: Mapping[TP, int]) -> None:
+        admin, _ = await self._ready()
+        await admin.delete_records(before)
+
+    def _refresh(self) -> None:
+        """Our own consumers shall not have to wait for their metadata to age."""
+        for consumer in self._consumers.values():
+            consumer.inside.refresh_metadata()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._admin is None else "open"
+        return f"<KafkaTransport {','.join(self.settings.servers)} {state}>"
+
+
+async def _until_end(consumer: KafkaConsumer, ended: trio.Event) -> None:
+    try:
+        await consumer.membership.run()
+    finally:
+        ended.set()
