@@ -141,7 +141,10 @@ def end(process: Process, *, kill: bool = False) -> None:
 
 
 def fingerprint(pid: int) -> str | None:
-    """What tells a process from another one of the same number: when it started and its command. None: it has ended."""
+    """What tells a process from another one of the same number: when it started. None: it has ended.
+
+    Not its command line: that is empty for a moment while a new program takes a process over.
+    """
     proc = Path("/proc") / str(pid)
     if not Path("/proc/self/stat").exists():
         told = subprocess.run(
@@ -152,11 +155,10 @@ def fingerprint(pid: int) -> str | None:
     try:
         # proc(5): the name in parentheses may hold anything; after it come the state and, 20th, the start in ticks.
         fields = (proc / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        command = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else f"{boot} {fields[19]} {command}"
+    return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
 
 
 # The supervisor. It runs as `python -I -S this_file`, without our packages: it starts in 20 ms and stays small.
