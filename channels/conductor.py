@@ -60,7 +60,7 @@ class Conductor:
         )
         self._readers: dict[str, list[BatchInbox]] = {}  # the lists stay, since trackers share them
         self._leaving: set[str] = set()
-        self._cursors: dict[Cursor, str] = {}
+        self._cursors: dict[Cursor, None] = {}  # in order
         self._owned = Ownership()
         self._turn = 0
         self._subscribed: frozenset[str] = frozenset()
@@ -97,9 +97,9 @@ class Conductor:
             self._changed.set()
             self.wake()
 
-    def watch(self, topic: str, cursor: Cursor) -> None:
-        """Wait for this cursor's event in hand when partitions of the topic are revoked."""
-        self._cursors[cursor] = topic
+    def watch(self, cursor: Cursor) -> None:
+        """Wait for this cursor's event in hand when its partition is revoked."""
+        self._cursors[cursor] = None
 
     def unwatch(self, cursor: Cursor) -> None:
         self._cursors.pop(cursor, None)
@@ -117,9 +117,9 @@ class Conductor:
         readers = self._readers.get(topic, [])
         if inbox not in readers:
             return False
-        readers.remove(inbox)
-        if not leave:
+        if not leave:  # it stays listed, without room: nothing may pass a reader that comes back with the next run
             return False
+        readers.remove(inbox)
         if readers:
             for message in waiting:
                 message.release()
@@ -207,16 +207,17 @@ class Conductor:
     def _room(self, consumer: Consumer) -> dict[TP, int]:
         """What may be fetched now, per partition; long stalls are paused at the broker, and resumed."""
         room: dict[TP, int] = {}
+        free = {tp: tracker.room for tp, tracker in self._owned.trackers.items()}
         open_: dict[str, list[PartitionTracker]] = {}
         for tp, tracker in self._owned.trackers.items():
-            if tracker.room > 0:
+            if free[tp] > 0:
                 open_.setdefault(tp.topic, []).append(tracker)
         for trackers in open_.values():
-            free = min(tracker.room for tracker in trackers)
             share = max(1, min(inbox.room for inbox in trackers[0].inboxes) // len(trackers))
-            for tracker in trackers if free >= len(trackers) else self._few(consumer, trackers):
-                room[tracker.tp] = min(share, tracker.room)
-        self._pause(consumer, room)
+            scarce = min(free[tracker.tp] for tracker in trackers) < len(trackers)
+            for tracker in self._few(consumer, trackers) if scarce else trackers:
+                room[tracker.tp] = min(share, free[tracker.tp])
+        self._pause(consumer, free)
         return room
 
     def _few(self, consumer: Consumer, trackers: list[PartitionTracker]) -> list[PartitionTracker]:
@@ -232,13 +233,13 @@ class Conductor:
         start = self._turn % len(lagging)
         return [*lagging[start:], *lagging[:start]][: max(1, free)]
 
-    def _pause(self, consumer: Consumer, room: Mapping[TP, int]) -> None:
+    def _pause(self, consumer: Consumer, free: Mapping[TP, int]) -> None:
         """Pause at the broker what has been full for long, and resume it."""
         now = trio.current_time()
         pause: list[TP] = []
         resume: list[TP] = []
         for tp, tracker in self._owned.trackers.items():
-            if tp in room or tracker.room > 0:
+            if free[tp] > 0:
                 tracker.blocked_since = None
                 if tracker.paused:
                     tracker.paused = False

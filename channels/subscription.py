@@ -133,7 +133,7 @@ class TopicSubscription(Subscription):
         serdes = self.channel.serdes(self.run)
         cursor = BatchCursor(self._inbox, serdes.key.loads, serdes.value.loads)
         self._cursors.append(cursor)
-        self.run.conductor.watch(self.channel.name, cursor)
+        self.run.conductor.watch(cursor)
         return cursor
 
     def _detach(self, leave: bool) -> None:

@@ -16,7 +16,6 @@ class PartitionTracker:
     """Made at assignment, closed at revocation; an ack that comes later finds `live` at -1 and changes nothing.
 
     Attributes:
-        acked: messages acknowledged since the last commit.
         committed: the offset that was last committed, or started from.
     """
 
@@ -26,7 +25,6 @@ class PartitionTracker:
         "_on_acked",
         "_on_room",
         "_span_full",
-        "acked",
         "blocked_since",
         "committed",
         "inboxes",
@@ -51,7 +49,6 @@ class PartitionTracker:
         self.ledger = ledger
         self.inboxes = inboxes
         self.live = ledger.generation
-        self.acked = 0
         self.committed = ledger.committable
         self.blocked_since: float | None = None
         self.paused = False
@@ -64,7 +61,6 @@ class PartitionTracker:
     def done(self, message: Message) -> None:
         """Every holder has released this message. An ack from an older generation is ignored (law 2)."""
         if self.ledger.ack(message.offset, message.generation):
-            self.acked += 1
             self._counters.messages_acked += 1
             self._on_acked()
             if self._span_full and self.ledger.span <= self._max_span // 2:
