@@ -7,6 +7,8 @@ too, which makes trees.
     async with open_supervisor(OneForOneSupervisor(max_restarts=3, within=60), name="root") as sup:
         reader = await sup.start(child(read, path, name="reader", restart="transient"))
         node = await sup.start(supervisor(RestForOneSupervisor, child(pump), child(drain), name="pumps"))
+        sessions = await sup.start(pool(child(session, restart="temporary"), name="sessions"))
+        await sessions.supervisor.start_child(connection)
 """
 
 from .backoff import Backoff
@@ -23,10 +25,11 @@ from .errors import (
     UnknownChild,
 )
 from .handle import ChildHandle, ChildState, current_child, trap_stop
+from .monitors import ChildExit, Monitor, monitor
 from .opening import open_supervisor
 from .plans import ChildView, Plan, exit_verdict, plan
 from .runner import StopRequest
-from .specs import ChildSpec, Restart, Spec, SupervisorSpec, child, supervisor
+from .specs import ChildSpec, PoolSpec, Restart, Spec, SupervisorSpec, child, pool, supervisor
 from .strategies import (
     AutoShutdown,
     CrashingSupervisor,
@@ -36,6 +39,8 @@ from .strategies import (
     StrategyLike,
     SupervisorStrategy,
 )
+from .tree_tables import tree_from_dict, tree_from_toml, tree_to_dict
+from .trees import Leaf, Place, TreeError, TreeSpec, leaf, tree
 from .view import Counts, TreeNode
 from .window import Incident, IncidentWindow
 
@@ -52,10 +57,21 @@ __all__ = [  # noqa: RUF022 - in groups
     # declaring it
     "child",
     "supervisor",
+    "pool",
     "ChildSpec",
     "SupervisorSpec",
+    "PoolSpec",
     "Spec",
     "Restart",
+    # declaring it by names, as data
+    "tree",
+    "leaf",
+    "TreeSpec",
+    "Leaf",
+    "Place",
+    "tree_from_dict",
+    "tree_from_toml",
+    "tree_to_dict",
     # strategies
     "SupervisorStrategy",
     "StrategyLike",
@@ -72,6 +88,9 @@ __all__ = [  # noqa: RUF022 - in groups
     "exit_verdict",
     "IncidentWindow",
     # seeing it
+    "monitor",
+    "Monitor",
+    "ChildExit",
     "Incident",
     "TreeNode",
     "Counts",
@@ -80,6 +99,7 @@ __all__ = [  # noqa: RUF022 - in groups
     "SupervisorFailed",
     "StartFailed",
     "SupervisorStopping",
+    "TreeError",
     "DuplicateChild",
     "UnknownChild",
     "ChildActive",

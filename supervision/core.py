@@ -8,31 +8,23 @@ reverse order at the end.
 
 from __future__ import annotations
 
+import itertools
 import math
-import random
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 import trio
 
-from . import report
-from .errors import (
-    ChildActive,
-    DuplicateChild,
-    StartFailed,
-    SupervisorFailed,
-    SupervisorStopping,
-    UnknownChild,
-    is_fatal,
-)
+from .errors import ChildActive, DuplicateChild, SupervisorFailed, SupervisorStopping, UnknownChild
+from .exits import forget, retire
 from .groups import GroupRestarts
-from .handle import ChildHandle, ChildState, current_child, trap_stop
-from .plans import exit_verdict
-from .runner import Incarnation, without_cancelled
+from .handle import ChildHandle, current_child, current_child_or_none, trap_stop
+from .runner import Incarnation
 from .serving import serve
-from .specs import ChildSpec, Spec, SupervisorSpec, check_siblings
-from .strategies import CrashingSupervisor, SupervisorStrategy
+from .specs import ChildSpec, PoolSpec, Spec, SupervisorSpec, check_siblings
+from .strategies import SupervisorStrategy
+from .turns import StartWaiter, Turn
 from .view import Counts, TreeNode
 from .window import Incident, IncidentWindow, describe
 
@@ -56,13 +48,14 @@ class Supervisor:
         self.path = name if handle is None else handle.label
         self.strategy = strategy
         self.state: SupervisorState = "starting"
-        self.stops_together = (
-            handle is not None and isinstance(handle.spec, SupervisorSpec) and handle.spec.stop == "together"
-        )
+        self.stops_together = False
         self._handle = handle
         self._on_failing = on_failing
         self._children: dict[str, ChildHandle] = {}
         self._window = IncidentWindow(strategy.max_restarts, strategy.within)
+        self._template: ChildSpec | None = None  # what all children of a pool are
+        self._numbers = itertools.count(1)  # their names
+        self._turn = Turn()
         self._significant: set[str] = set()  # names of significant children that have not ended
         self._ending = False
         self._failure: SupervisorFailed | None = None
@@ -92,15 +85,51 @@ class Supervisor:
             SupervisorStopping: The supervisor is stopping or has stopped, or began to while the child was
                 starting.
             ValueError: The child is significant, but the strategy never shuts down by itself.
+            TypeError: The supervisor is a pool.
             Exception: The failure of the start, bare; the child is forgotten.
         """
+        if self._template is not None:
+            raise TypeError(f"supervisor {self.path!r} is a pool, whose children are alike: use start_child(*args)")
         handle = self._adopt(spec)
+        await self._launch_by_hand(handle)
+        return handle
+
+    async def start_child(self, *args: object) -> ChildHandle:
+        """Start one more child of a pool, as ``fn(*args of the pool's child, *args)``; return when it is ready.
+
+        A pool starts one child at a time: calls wait for each other, in their order. The child's name is the template's with
+        a number. When it has ended and will not run again, it is forgotten. If this call is cancelled before, so is the child.
+
+        Raises:
+            TypeError: The supervisor is no pool.
+            SupervisorStopping: As for :meth:`start`.
+            RuntimeError: A child of the pool calls this before it is ready, so they would wait for each other.
+            Exception: The failure of the start, bare; the child is forgotten.
+        """
+        template = self._template
+        if template is None:
+            raise TypeError(f"supervisor {self.path!r} is no pool, and has no child to make more of: use start(spec)")
+        turn = self._turn
+        if turn.taken:
+            starter = current_child_or_none()
+            if (
+                starter is not None
+                and starter._supervisor is self
+                and (starter.incarnation, starter.state) == (1, "starting")
+            ):
+                raise RuntimeError(
+                    f"child {starter.label!r} calls start_child() of its own pool before it is ready: the pool starts "
+                    f"one child at a time, so call it after task_status.started()"
+                )
+            await turn.wait()
+        turn.taken = True
         try:
+            self._check_open()
+            name = f"{template.name}[{next(self._numbers)}]"
+            handle = self._children[name] = ChildHandle(self, template, name, args)
             await self._launch_by_hand(handle)
-        except BaseException:
-            if self._children.get(spec.name) is handle and handle._run is None:
-                del self._children[spec.name]
-            raise
+        finally:
+            turn.pass_on()
         return handle
 
     async def delete(self, name: str) -> None:
@@ -116,7 +145,7 @@ class Supervisor:
             raise UnknownChild(f"supervisor {self.path!r} has no child {name!r}")
         if handle._run is not None or handle.state == "backoff":
             raise ChildActive(f"child {handle.label!r} is {handle.state}: terminate it before you delete it")
-        del self._children[name]
+        forget(self, handle)
 
     def request_stop(self) -> None:
         """Begin the ordered stop; does not wait. A nested supervisor stays stopped, as after
@@ -141,7 +170,7 @@ class Supervisor:
         handles = self._children.values()
         supervisors = sum(isinstance(handle.spec, SupervisorSpec) for handle in handles)
         return Counts(
-            specs=len(handles),
+            specs=len(handles) if self._template is None else 1,
             active=sum(handle.alive for handle in handles),
             supervisors=supervisors,
             workers=len(handles) - supervisors,
@@ -173,7 +202,7 @@ class Supervisor:
             raise DuplicateChild(f"supervisor {self.path!r} has a child {spec.name!r} already")
         if spec.significant:
             check_siblings((spec,), self.strategy, self.path)
-        handle = self._children[spec.name] = ChildHandle(self, spec)
+        handle = self._children[spec.name] = ChildHandle(self, spec, spec.name, ())
         return handle
 
     def _check_open(self) -> None:
@@ -194,7 +223,7 @@ class Supervisor:
         spec = handle.spec
         if isinstance(spec, ChildSpec):
             run = Incarnation(handle, spec.fn, spec.wants_status, delay, by_hand, listener)
-            args = spec.args
+            args = spec.args + handle._args
         else:
             run = Incarnation(handle, _run_nested, True, delay, by_hand, listener)
             args = (spec,)
@@ -214,19 +243,21 @@ class Supervisor:
         handle._context.run(_start_soon, self._nursery, run, args, handle.label)
 
     async def _launch_by_hand(self, handle: ChildHandle) -> None:
-        settled = trio.Event()
-        run = self._launch(handle, by_hand=True, listener=settled.set)
+        """Launch and wait until the child is ready; forget one whose first start fails."""
+        waiter = StartWaiter(trio.lowlevel.current_task())
+        waiter.run = run = self._launch(handle, by_hand=True, listener=waiter.settled)
         try:
-            await settled.wait()
+            await trio.lowlevel.wait_task_rescheduled(waiter.abort)
+            if run.ready_at is None:
+                raise run.failure or SupervisorStopping(f"child {handle.label!r} was stopped while it was starting")
         except BaseException:
-            self._ask(handle, run, drain=False)
-            with trio.CancelScope(shield=True):
-                await run.gone()
+            if not run.ended:
+                self._ask(handle, run, drain=False)
+                with trio.CancelScope(shield=True):
+                    await run.gone()
+            if handle.incarnation == 1 and handle._run is None:
+                forget(self, handle)
             raise
-        if run.ready_at is None:
-            if run.failure is not None:
-                raise run.failure
-            raise SupervisorStopping(f"child {handle.label!r} was stopped while it was starting")
 
     def _ask(self, handle: ChildHandle, run: Incarnation, drain: bool) -> None:
         handle.state = "stopping"
@@ -240,7 +271,7 @@ class Supervisor:
         run = handle._run
         if run is None:
             if handle.state == "backoff":
-                self._retire(handle, "stopped")
+                retire(self, handle, "stopped")
             await trio.lowlevel.checkpoint()
             return
         self._ask(handle, run, drain=True)
@@ -262,102 +293,9 @@ class Supervisor:
         try:
             await self._launch_by_hand(handle)
         except BaseException:
-            handle._held = True
+            if handle._run is None:  # nobody has started it meanwhile
+                handle._held = True
             raise
-
-    # ---- what an exit means
-
-    def _child_exited(self, handle: ChildHandle, run: Incarnation, reason: BaseException | None) -> None:
-        """Called in the task that is about to end, for each incarnation exactly once; must not raise."""
-        stopped = run.stopping or not run.began
-        if reason is not None:
-            reason = without_cancelled(reason, handle.label)
-        elif not stopped and run.ready_at is None:
-            reason = StartFailed(f"child {handle.label!r} returned before it called task_status.started()")
-        hook = handle.spec.on_exit
-        if hook is not None and run.began:
-            try:
-                hook(handle, reason)
-            except BaseException as failure:
-                handle.hook_failures += 1
-                report.hook_failed(self.path, handle.name, failure)
-                if is_fatal(failure):
-                    reason = failure
-        if reason is not None:
-            handle.last_reason = reason
-        handle._run = None
-        handle._nested = None
-        run.failure = reason
-        self._decide(handle, run, reason, stopped)
-
-    def _decide(self, handle: ChildHandle, run: Incarnation, reason: BaseException | None, stopped: bool) -> None:
-        if reason is not None and is_fatal(reason):
-            self._retire(handle, "failed")
-            self._fatal.append(reason)
-            self._end(failing=True)
-        elif stopped or self._ending:
-            if reason is not None:
-                report.crashed(self.path, handle.name, handle.incarnation, reason, "stopping")
-            self._retire(handle, "stopped")
-        elif run.by_hand and run.ready_at is None:
-            report.start_failed(self.path, handle.name, reason)
-            self._retire(handle, "failed")
-        else:
-            verdict = exit_verdict(handle.spec.restart, normal=reason is None)
-            if reason is not None or verdict == "restart":
-                doing = "running" if run.ready_at is not None else "starting"
-                report.crashed(self.path, handle.name, handle.incarnation, reason, doing)
-            if verdict == "restart" or (reason is not None and isinstance(self.strategy, CrashingSupervisor)):
-                self._incident(handle, run, reason)
-            else:
-                self._retire(handle, "finished" if reason is None else "failed")
-                self._auto_shutdown(handle)
-
-    def _retire(self, handle: ChildHandle, state: ChildState) -> None:
-        handle.state = state
-        self._significant.discard(handle.name)
-        if handle.spec.restart == "temporary" and not handle._keep and self._children.get(handle.name) is handle:
-            del self._children[handle.name]
-        report.ended(self.path, handle.name, state)
-
-    def _auto_shutdown(self, handle: ChildHandle) -> None:
-        if handle.spec.significant and (
-            self.strategy.auto_shutdown == "any_significant"
-            or (self.strategy.auto_shutdown == "all_significant" and not self._significant)
-        ):
-            self._end()
-
-    def _incident(self, handle: ChildHandle, run: Incarnation, reason: BaseException | None) -> None:
-        now = trio.current_time()
-        if handle.progressed:
-            self._window.clear()
-            handle._attempt = 0
-        elif run.ready_at is not None and now - run.ready_at >= self.strategy.backoff.reset_after:
-            handle._attempt = 0
-        incident = Incident(now, handle.name, handle.incarnation, reason)
-        handle.last_incident = incident
-        handle.state = "backoff"
-        if self.strategy.affects != "one":  # siblings must be stopped first: the supervisor's task does that
-            self._groups.crashed(handle, incident)
-            self._ring()
-            return
-        delay = self._account(handle, incident)
-        if delay is not None:  # this is plan() for one-for-one, without looking at 10,000 siblings
-            handle.restarts += 1
-            self._launch(handle, delay)
-
-    def _account(self, handle: ChildHandle, incident: Incident) -> float | None:
-        """Count an incident: the backoff before the restart in seconds, or None if it was one too many."""
-        if self._window.record(incident):
-            self._failure = SupervisorFailed(self.path, self.strategy, self._window.incidents)
-            self._retire(handle, "failed")
-            report.gave_up(self.path, self._failure, self._failure.incidents)
-            self._end(failing=True)
-            return None
-        delay = self.strategy.backoff.delay(handle._attempt, random.random())
-        handle._attempt += 1
-        report.restarting(self.path, handle.name, delay, len(self._window), incident.reason)
-        return delay
 
     # ---- the supervisor's own task
 
@@ -399,5 +337,8 @@ async def _run_nested(spec: SupervisorSpec, *, task_status: trio.TaskStatus[Supe
     """What the incarnation of a nested supervisor runs."""
     handle = current_child()
     nested = handle._nested = Supervisor(spec.strategy, spec.name, handle=handle)
+    nested.stops_together = spec.stop == "together"
+    if isinstance(spec, PoolSpec):
+        nested._template = spec.template
     trap_stop(nested._end)
     await serve(nested, spec.children, task_status.started)

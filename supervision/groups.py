@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from .exits import account, forget
 from .handle import ChildHandle
 from .plans import ChildView, plan
 from .runner import Incarnation
@@ -33,6 +34,7 @@ class GroupRestarts:
         self._crashes: deque[tuple[ChildHandle, Incident]] = deque()
         self._waiting: dict[str, ChildHandle] = {}  # stopped, to be started again in this order
         self._launching: Incarnation | None = None
+        self._again = set[str]()  # of the siblings that are being stopped, those to be started again
         self._resume_at = -math.inf
 
     @property
@@ -43,6 +45,14 @@ class GroupRestarts:
     def crashed(self, handle: ChildHandle, incident: Incident) -> None:
         """Note a crash for the next step."""
         self._crashes.append((handle, incident))
+
+    def takes_along(self, handle: ChildHandle, run: Incarnation) -> bool:
+        """Whether a child whose run has just been stopped will be started again with its group.
+
+        One that someone was starting by hand is not: whoever did so gets the failure, and decides.
+        """
+        by_hand = run.by_hand and run.ready_at is None
+        return handle.name in self._again and not (by_hand or handle._held or self._supervisor._ending)
 
     def forget(self, handle: ChildHandle) -> None:
         """Leave a child stopped: someone has terminated it by hand, or starts it by hand."""
@@ -65,13 +75,14 @@ class GroupRestarts:
 
     async def _stop_group(self, failed: ChildHandle, incident: Incident) -> None:
         supervisor = self._supervisor
-        delay = supervisor._account(failed, incident)
+        delay = account(supervisor, failed, incident)
         if delay is None:
             return
         children = supervisor._children
         views = [ChildView(h.name, h.spec.restart, h._held) for h in children.values()]
         decided = plan(views, failed.name, supervisor.strategy)
         affected = {name: children[name] for name in (*decided.stop, *decided.start)}
+        again = self._again = set(decided.start)
         for name in decided.stop:
             run = affected[name]._run
             if run is not None:
@@ -79,12 +90,16 @@ class GroupRestarts:
                 await run.gone()
                 if supervisor._ending:
                     return
-        for name in decided.drop:  # stopped ones are gone already
-            if name in affected and children.get(name) is affected[name]:
-                del children[name]
+                if run.by_hand and run.ready_at is None:
+                    again.discard(name)
+        self._again = set()
+        for name in decided.drop:  # those that were stopped are gone already, unless someone restarts them by hand
+            handle = affected.get(name)
+            if handle is not None and handle._run is None and not handle._keep:
+                forget(supervisor, handle)
         # A sibling that crashed while the group was being stopped is part of this incident.
         self._crashes = deque(entry for entry in self._crashes if affected.get(entry[0].name) is not entry[0])
-        names = self._waiting.keys() | set(decided.start)
+        names = self._waiting.keys() | again
         self._waiting = {
             handle.name: handle
             for handle in children.values()

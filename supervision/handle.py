@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from . import report
+from .exits import child_exited
+from .monitors import ChildExit, Monitor
 from .runner import Incarnation, StopRequest
 from .specs import Spec, SupervisorSpec
 from .view import TreeNode
@@ -46,10 +48,12 @@ class ChildHandle:
 
     __slots__ = (
         "__weakref__",
+        "_args",
         "_attempt",
         "_context",
         "_held",
         "_keep",
+        "_monitors",
         "_nested",
         "_run",
         "_supervisor",
@@ -65,8 +69,8 @@ class ChildHandle:
         "value",
     )
 
-    def __init__(self, supervisor: Supervisor, spec: Spec) -> None:
-        self.name = spec.name
+    def __init__(self, supervisor: Supervisor, spec: Spec, name: str, args: tuple[object, ...]) -> None:
+        self.name = name
         self.spec = spec
         self.state: ChildState = "starting"
         self.incarnation = 0
@@ -78,6 +82,8 @@ class ChildHandle:
         self.value: object = None
         self._supervisor = supervisor
         self._run: Incarnation | None = None  # the incarnation under way, which may still sleep out its backoff
+        self._args = args  # of this child of a pool, after the spec's
+        self._monitors: tuple[Monitor, ...] = ()
         self._attempt = 0  # position in the backoff
         self._held = False  # terminated by hand: stays stopped
         self._keep = False  # a temporary child that is stopped only to be restarted by hand
@@ -94,6 +100,12 @@ class ChildHandle:
     def alive(self) -> bool:
         """Whether a task of it exists and is past its backoff."""
         return self._run is not None and self._run.began
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is forgotten, or its supervisor has ended: it will never run again."""
+        supervisor = self._supervisor
+        return supervisor._children.get(self.name) is not self or supervisor._done.is_set()
 
     @property
     def incidents(self) -> tuple[Incident, ...]:
@@ -172,10 +184,36 @@ class ChildHandle:
         self.value = value
         if self.state == "starting":
             self.state = "running"
-        report.started(self._supervisor.path, self.name, self.incarnation)
+        if report.tells_starts():  # asked first, since 10,000 children of a pool may start at once
+            report.started(self._supervisor.path, self.name, self.incarnation, len(self._supervisor._window))
 
     def _exited(self, run: Incarnation, reason: BaseException | None) -> None:
-        self._supervisor._child_exited(self, run, reason)
+        child_exited(self._supervisor, self, run, reason)
+
+    def _is_deaf(self, failure: BaseException) -> None:
+        supervisor = self._supervisor
+        report.hook_failed(supervisor.path, self.name, failure, len(supervisor._window), "trap_stop listener")
+
+    def _stays(self, seconds: float, task: trio.lowlevel.Task | None) -> None:
+        supervisor = self._supervisor
+        report.stays(supervisor.path, self.name, seconds, task, len(supervisor._window))
+
+    def _tell_monitors(self, incarnation: int, reason: BaseException | None, asked: bool) -> None:
+        state: ChildState = "backoff" if self._run is not None else self.state
+        exit = ChildExit(
+            child=self.label,
+            incarnation=incarnation,
+            time=trio.current_time(),
+            reason=reason,
+            asked=asked,
+            state=state,
+        )
+        for watching in self._monitors:
+            watching._tell(exit)
+
+    def _end_monitors(self) -> None:
+        for watching in self._monitors:
+            watching._end()
 
 
 def current_child() -> ChildHandle:
@@ -184,10 +222,15 @@ def current_child() -> ChildHandle:
     Raises:
         RuntimeError: There is none.
     """
-    try:
-        return _current.get()
-    except LookupError:
-        raise RuntimeError("not inside a supervised child") from None
+    handle = current_child_or_none()
+    if handle is None:
+        raise RuntimeError("not inside a supervised child")
+    return handle
+
+
+def current_child_or_none() -> ChildHandle | None:
+    """The same, or None."""
+    return _current.get(None)
 
 
 def trap_stop(on_request: Callable[[], object] | None = None) -> StopRequest:

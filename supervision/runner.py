@@ -12,7 +12,6 @@ from typing import Protocol
 
 import trio
 
-from . import report
 from .errors import LeakedCancellation, StrayNursery
 
 __all__ = ["Incarnation", "Owner", "StopRequest", "without_cancelled"]
@@ -67,6 +66,10 @@ class Owner(Protocol):
     def _became_ready(self, value: object) -> None: ...
 
     def _exited(self, run: Incarnation, reason: BaseException | None) -> None: ...
+
+    def _is_deaf(self, failure: BaseException) -> None: ...
+
+    def _stays(self, seconds: float, task: trio.lowlevel.Task | None) -> None: ...
 
 
 class Incarnation:
@@ -174,7 +177,7 @@ class Incarnation:
                 try:
                     self.trap.request()
                 except Exception as failure:  # a child that cannot hear the request must not outlive it
-                    report.hook_failed(self._owner.label, "trap_stop", failure)
+                    self._owner._is_deaf(failure)
                     self.scope.cancel()
         else:
             self.scope.cancel()
@@ -194,7 +197,7 @@ class Incarnation:
             with trio.move_on_at(report_at):
                 await self._gone.wait()
                 return
-            report.stays(self._owner.label, trio.current_time() - cancelled_at, self.task)
+            self._owner._stays(trio.current_time() - cancelled_at, self.task)
             interval = min(2 * interval, _LONGEST_REPORT)
             report_at += interval
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from .errors import SupervisorStopping
+from .exits import retire
 from .specs import Spec
 
 if TYPE_CHECKING:  # supervisors are what it works on, and run it for those nested in them
@@ -52,6 +53,8 @@ async def serve(supervisor: Supervisor, specs: tuple[Spec, ...], started: Callab
         failure = supervisor._ending_reason() or start_failure or cut
         supervisor.state = "stopped" if failure is None or failure is cut else "failed"
         supervisor._done.set()
+        for handle in supervisor._children.values():
+            handle._end_monitors()
     if failure is not None:
         raise failure
 
@@ -83,4 +86,4 @@ async def _stop_children(supervisor: Supervisor, drain: bool) -> None:
             supervisor._ask(handle, run, drain)
             await run.gone()
         elif handle.state == "backoff":
-            supervisor._retire(handle, "stopped")
+            retire(supervisor, handle, "stopped")

@@ -18,12 +18,14 @@ if TYPE_CHECKING:  # the hook's type only: handles come after specs
 __all__ = [
     "ChildSpec",
     "OnExit",
+    "PoolSpec",
     "Restart",
     "Spec",
     "StopOrder",
     "SupervisorSpec",
     "check_siblings",
     "child",
+    "pool",
     "supervisor",
 ]
 
@@ -94,6 +96,27 @@ class SupervisorSpec(_Treatment):
             raise ValueError(f"supervisor {self.name!r}: stop={self.stop!r}: expected reverse or together")
 
 
+@attrs.frozen(kw_only=True)
+class PoolSpec(SupervisorSpec):
+    """A supervisor of alike children, which are added while it runs. Made by :func:`pool`."""
+
+    template: ChildSpec
+    stop: StopOrder = "together"
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.strategy.affects != "one":
+            raise ValueError(
+                f"pool {self.name!r}: {type(self.strategy).__name__} restarts siblings, and the children of a pool have "
+                f"nothing to do with each other: use OneForOneSupervisor or CrashingSupervisor"
+            )
+        if self.strategy.auto_shutdown != "never":
+            raise ValueError(
+                f"pool {self.name!r}: auto_shutdown={self.strategy.auto_shutdown!r} means nothing for alike children, "
+                f"none of which is significant (OTP refuses it too)"
+            )
+
+
 Spec = ChildSpec | SupervisorSpec
 
 
@@ -162,6 +185,49 @@ def supervisor(
         significant=significant,
         on_exit=on_exit,
         stop=stop,
+    )
+
+
+def pool(
+    template: ChildSpec | Callable[..., Awaitable[object]],
+    *,
+    name: str,
+    strategy: StrategyLike = OneForOneSupervisor,
+    restart: Restart = "permanent",
+    shutdown: float | None = math.inf,
+    significant: bool = False,
+    on_exit: OnExit | None = None,
+) -> PoolSpec:
+    """Declare a supervisor of any number of alike children, as OTP's ``simple_one_for_one``. It begins without any.
+
+        sessions = await root.start(pool(child(session, database, restart="temporary"), name="sessions"))
+        await sessions.supervisor.start_child(connection)  # runs session(database, connection)
+
+    Children are added one at a time with :meth:`Supervisor.start_child`, are named after the template with a number,
+    restart each for itself, are forgotten when they have ended and will not run again, and stop all at once.
+
+    Args:
+        template: What each child is: a child spec, or just its async function.
+        strategy: One-for-one, or crashing; the incidents of all children count together.
+        restart: How the pool's own supervisor is treated, and so with the arguments after it, as for :func:`supervisor`; how a
+            child is treated stands in the template. A pool that is restarted begins empty.
+
+    Raises:
+        ValueError: A value is out of its range, or the strategy restarts siblings or has an ``auto_shutdown``, or the template
+            is significant.
+        TypeError: The template is neither.
+    """
+    spec = template if isinstance(template, ChildSpec) else child(template)
+    instance = as_strategy(strategy)
+    check_siblings((spec,), instance, name)
+    return PoolSpec(
+        template=spec,
+        strategy=instance,
+        name=name,
+        restart=restart,
+        shutdown=shutdown,
+        significant=significant,
+        on_exit=on_exit,
     )
 
 

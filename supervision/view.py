@@ -11,7 +11,13 @@ __all__ = ["Counts", "TreeNode"]
 
 @attrs.frozen(kw_only=True)
 class Counts:
-    """How many children a supervisor has: ``active`` are those with a task that is past its backoff."""
+    """How many children a supervisor has, and of which kind.
+
+    Attributes:
+        specs: Declared children, ended ones included; 1 for a pool, as in OTP.
+        active: Children with a task that is past its backoff.
+        supervisors, workers: Children of either kind, ended ones included.
+    """
 
     specs: int
     active: int

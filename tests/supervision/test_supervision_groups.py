@@ -1,5 +1,8 @@
 """One-for-all and rest-for-one, carried out."""
 
+from collections.abc import Awaitable, Callable
+
+import attrs
 import pytest
 import trio
 
@@ -10,6 +13,7 @@ from famulus.supervision import (
     Restart,
     RestForOneSupervisor,
     SupervisorFailed,
+    SupervisorStopping,
     SupervisorStrategy,
     child,
     open_supervisor,
@@ -281,3 +285,81 @@ async def test_a_group_holds_nested_supervisors_too() -> None:
         await trio.sleep(2)
         assert [what for _, what in cast.fell()] == ["-a", "-y", "-x", "+a", "+x", "+y"]
         assert sup.children["nested"].supervisor.counts().active == 2
+
+
+async def test_a_child_that_someone_is_starting_when_its_group_stops_is_left_to_whoever_starts_it() -> None:
+    cast = Cast()
+    told: list[str] = []
+
+    async def starter(start: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(SupervisorStopping, match="was stopped while it was starting"):
+            await start()
+        told.append("told")
+
+    async with (
+        trio.open_nursery() as nursery,
+        open_supervisor(ALL, cast.child("a"), cast.child("again", ready=5)) as sup,
+    ):
+        nursery.start_soon(starter, lambda: sup.start(cast.child("new", ready=5)))
+        nursery.start_soon(starter, sup.children["again"].restart)
+        await trio.sleep(1)
+        cast.crash["a"].set()
+        await trio.sleep(20)
+        assert told == ["told", "told"]
+        assert [(handle.name, handle.state) for handle in sup.children.values()] == [
+            ("a", "running"),
+            ("again", "stopped"),
+        ]
+        assert cast.running == {"a"}
+
+
+async def test_a_significant_sibling_that_waits_to_run_again_has_not_ended() -> None:
+    cast = Cast()
+
+    async def short() -> None:
+        await trio.sleep(1.5)
+
+    strategy = RestForOneSupervisor(backoff=QUIET, auto_shutdown="all_significant")
+    first = child(short, restart="transient", significant=True)
+    last = attrs.evolve(cast.child("last", restart="transient"), significant=True)
+    async with open_supervisor(strategy, first, cast.child("b"), last) as sup:
+        await trio.sleep(1)
+        cast.crash["b"].set()  # last is stopped, and will be started again at 2
+        await trio.sleep(4)
+        assert (sup.state, sup.children["short"].state, sup.children["last"].state) == (
+            "running",
+            "finished",
+            "running",
+        )
+
+
+@pytest.mark.parametrize("number", range(5))  # two tasks go on in one tick, in either order
+async def test_a_temporary_child_that_someone_restarts_while_its_group_stops_it_is_kept(number: int) -> None:
+    cast = Cast()
+    async with open_supervisor(ALL, cast.child("a"), cast.child("t", restart="temporary", drain=2)) as sup:
+        handle = sup.children["t"]
+        cast.crash["a"].set()
+        await trio.sleep(1)
+        await handle.restart()
+        await trio.sleep(5)
+        assert cast.running == {"a", "t"}
+        assert [(h.name, h.state) for h in sup.children.values()] == [("a", "running"), ("t", "running")]
+    assert cast.running == set()
+
+
+@pytest.mark.parametrize("number", range(5))  # as above
+async def test_a_restart_by_hand_that_another_one_overtakes_leaves_no_trace(number: int) -> None:
+    cast = Cast()
+
+    async def overtaken() -> None:
+        with pytest.raises(SupervisorStopping):
+            await handle.restart()
+
+    async with trio.open_nursery() as nursery, open_supervisor(ALL, cast.child("x", ready=5), cast.child("b")) as sup:
+        handle = sup.children["x"]
+        nursery.start_soon(overtaken)
+        await trio.sleep(1)
+        await handle.restart()
+        cast.crash["x"].set()
+        await trio.sleep(20)
+        assert [(h.name, h.state) for h in sup.children.values()] == [("x", "running"), ("b", "running")]
