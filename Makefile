@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12   the interpreter to build the environment with (default: the newest found)
 #   VENV=.venv-3.12     another environment
-#   BROKER=kafka://...  the broker of `make demo`
+#   BROKER=kafka://...  the broker of `make demo`; `FLIGHTS_FEED=no make demo BROKER=...` helps a demo that runs there
 #   ARGS="-k ledger"    arguments for pytest
 
 VENV ?= .venv

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .app.running import open_app as open_app
     from .app.settings import Settings as Settings
     from .channels.channel import Channel as Channel
+    from .channels.counters import PartitionStatistics as PartitionStatistics
     from .channels.counters import Statistics as Statistics
     from .channels.errors import AmbiguousRun as AmbiguousRun
     from .channels.errors import AppNotRunning as AppNotRunning
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from .channels.errors import CommitRefused as CommitRefused
     from .channels.errors import FamulusError as FamulusError
     from .channels.errors import ImproperlyConfigured as ImproperlyConfigured
+    from .channels.errors import MemberReplaced as MemberReplaced
     from .channels.errors import ProduceError as ProduceError
     from .channels.errors import TopicExists as TopicExists
+    from .channels.errors import TopicMismatch as TopicMismatch
     from .channels.errors import TransportError as TransportError
     from .channels.errors import UnknownTopic as UnknownTopic
     from .channels.event import Event as Event
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
     from .supervision.strategies import OneForAllSupervisor as OneForAllSupervisor
     from .supervision.strategies import OneForOneSupervisor as OneForOneSupervisor
     from .supervision.strategies import RestForOneSupervisor as RestForOneSupervisor
+    from .supervision.trees import TreeSpec as TreeSpec
+    from .supervision.trees import leaf as leaf
+    from .supervision.trees import tree as tree
     from .supervision.view import TreeNode as TreeNode
 
 else:  # type checkers must not see it: they would take any name for one of ours
@@ -77,6 +83,7 @@ _EXPORTS = {
     "FutureMessage": ".channels.future",
     "Message": ".channels.message",
     "RecordMetadata": ".channels.message",
+    "PartitionStatistics": ".channels.counters",
     "Statistics": ".channels.counters",
     "Stream": ".channels.stream",
     "TP": ".channels.message",
@@ -94,6 +101,9 @@ _EXPORTS = {
     "OneForOneSupervisor": ".supervision.strategies",
     "RestForOneSupervisor": ".supervision.strategies",
     "TreeNode": ".supervision.view",
+    "TreeSpec": ".supervision.trees",
+    "leaf": ".supervision.trees",
+    "tree": ".supervision.trees",
     # errors
     "AgentError": ".actors.errors",
     "AmbiguousRun": ".channels.errors",
@@ -105,9 +115,11 @@ _EXPORTS = {
     "EncodeError": ".models.errors",
     "FamulusError": ".channels.errors",
     "ImproperlyConfigured": ".channels.errors",
+    "MemberReplaced": ".channels.errors",
     "ProduceError": ".channels.errors",
     "SupervisorFailed": ".supervision.errors",
     "TopicExists": ".channels.errors",
+    "TopicMismatch": ".channels.errors",
     "TransportError": ".channels.errors",
     "UnknownTopic": ".channels.errors",
     "YieldInsideNursery": ".actors.errors",
@@ -127,6 +139,7 @@ __all__ = [  # noqa: RUF022  # in groups
     "Event",
     "FutureMessage",
     "Message",
+    "PartitionStatistics",
     "RecordMetadata",
     "Statistics",
     "Stream",
@@ -145,6 +158,9 @@ __all__ = [  # noqa: RUF022  # in groups
     "OneForOneSupervisor",
     "RestForOneSupervisor",
     "TreeNode",
+    "TreeSpec",
+    "leaf",
+    "tree",
     # errors
     "AgentError",
     "AmbiguousRun",
@@ -156,9 +172,11 @@ __all__ = [  # noqa: RUF022  # in groups
     "EncodeError",
     "FamulusError",
     "ImproperlyConfigured",
+    "MemberReplaced",
     "ProduceError",
     "SupervisorFailed",
     "TopicExists",
+    "TopicMismatch",
     "TransportError",
     "UnknownTopic",
     "YieldInsideNursery",

@@ -15,13 +15,12 @@ from typing import Any
 import trio
 
 from ..channels.channel import Channel
-from ..channels.cursor import Cursor
 from ..channels.event import Event
 from ..channels.hand import Hand, current_hand
 from ..channels.message import Message
 from ..channels.runs import Run
 from ..channels.stream import Stream
-from ..supervision import ChildHandle, Supervisor, child, current_child, supervisor, trap_stop
+from ..supervision import SupervisorSpec, child, current_child, supervisor, trap_stop
 from .agent import Agent
 from .errors import YieldInsideNursery
 from .failure import Failures
@@ -43,20 +42,17 @@ class AgentRun:
         self.failures = Failures(run, agent.name, options.on_failure, options.max_attempts)
         self.actors = [Actor(self, index) for index in range(options.concurrency)]
 
-    async def start(self, parent: Supervisor) -> ChildHandle:
-        """Subscribe, and start the agent's supervisor with its actors under `parent`."""
-        await self.subscription.start()
+    def spec(self) -> SupervisorSpec:
+        """The agent's supervisor with its actors. They are started once the subscription is."""
         options = self.agent.options
-        return await parent.start(
-            supervisor(
-                options.supervisor_strategy,
-                *(
-                    child(actor.play, name=f"{self.agent.name}[{actor.index}]", shutdown=options.drain)
-                    for actor in self.actors
-                ),
-                name=self.agent.name,
-                stop="together",
-            )
+        return supervisor(
+            options.supervisor_strategy,
+            *(
+                child(actor.play, name=f"{self.agent.name}[{actor.index}]", shutdown=options.drain)
+                for actor in self.actors
+            ),
+            name=self.agent.name,
+            stop="together",
         )
 
     @property
@@ -95,13 +91,10 @@ class Actor:
     def agent(self) -> Agent[Any, Any]:
         return self._agent
 
-    def _prepare(self, event: Event[Any], cursor: Cursor) -> None:
-        event.cursor = cursor
-        event.on_failure = self._agent_run.failures
-        if event.headers:
-            event.request = AgentRequest.find(
-                self._agent_run.run, self._agent.name, event.headers, answers_itself=self._agent.answers
-            )
+    def _prepare(self, event: Event[Any]) -> None:
+        event.request = AgentRequest.find(
+            self._agent_run.run, self._agent.name, event.headers, answers_itself=self._agent.answers
+        )
 
     def _refuse(self, message: Message, error: Exception) -> None:
         """A request that cannot be decoded is answered with the failure."""

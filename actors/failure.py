@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from ..channels.errors import TransportError
 from ..channels.event import Event
 from ..channels.future import FutureMessage
-from ..channels.message import Headers, ProducerRecord
+from ..channels.message import Headers
 from ..channels.runs import Run
 from ..channels.topic import Topic
 from ..models import value_serde
@@ -97,9 +97,7 @@ class Failures:
                 payload = value_serde(None).dumps(event.value)
             except ValueError:
                 payload = repr(event.value).encode()
-        record = ProducerRecord(
-            message.key, payload, (*message.headers, *_explain(event, error, self._agent)), time.time()
-        )
+        headers = (*message.headers, *_explain(event, error, self._agent))
 
         def buried(future: FutureMessage) -> None:
             try:
@@ -110,7 +108,7 @@ class Failures:
                 self._run.counters.dead_letters += 1
                 message.release()
 
-        letter = FutureMessage(topic.name, record, callback=buried)
+        letter = FutureMessage(topic.name, message.key, payload, headers, time.time(), callback=buried)
         letter.persistent = True
         self._run.producer.enqueue(letter, partition=None, beyond_bounds=True)
 

@@ -10,8 +10,10 @@ from ..actors.agent import Agent
 from ..channels.errors import ImproperlyConfigured
 from ..channels.runs import Declaration, current_run
 from ..channels.topic import Topic
-from ..supervision import TreeNode
-from .declare import Declarations, TaskDeclaration, TimerDeclaration
+from ..supervision import Leaf, Restart, StrategyLike, TreeNode, TreeSpec, tree
+from ..supervision.specs import StopOrder
+from .declare import Declarations, Declared, ServiceDeclaration, TaskDeclaration, TimerDeclaration
+from .placing import TreeLike, as_tree, with_groups
 from .settings import Settings, resolve_settings
 
 __all__ = ["App"]
@@ -25,13 +27,15 @@ class App(Declarations):
     Args:
         id: of the app: its consumer group, and the beginning of its internal topics' names.
         broker: URL; ``memory://`` by default.
+        tree: which supervisor runs what: `tree(...)`, or the same as a table of plain values. What it does not name has its
+            default place.
         settings: see `Settings`. The environment and the command line override them.
 
     Raises:
-        ImproperlyConfigured: an empty id, an unknown setting, or a value that its setting does not take.
+        ImproperlyConfigured: an empty id, an unknown setting, a value that its setting does not take, or a wrong tree.
     """
 
-    def __init__(self, id: str, *, broker: str | None = None, **settings: Any) -> None:
+    def __init__(self, id: str, *, broker: str | None = None, tree: TreeLike | None = None, **settings: Any) -> None:
         if not isinstance(id, str) or not id:
             raise ImproperlyConfigured(f"App id={id!r}: expected text that is not empty")
         self._name = id
@@ -42,6 +46,9 @@ class App(Declarations):
         self.topics: dict[str, Topic[Any]] = {}
         self.tasks: list[TaskDeclaration] = []
         self.timers: list[TimerDeclaration] = []
+        self.services: list[ServiceDeclaration] = []
+        self._tree = as_tree(tree, where="tree")
+        self._groups: list[TreeSpec] = []
 
     @property
     def id(self) -> str:
@@ -65,7 +72,39 @@ class App(Declarations):
         """
         return resolve_settings(self._declared, overrides)
 
-    def _adopt(self, declared: Agent[Any, Any] | Topic[Any] | TaskDeclaration | TimerDeclaration) -> None:
+    @property
+    def declared_tree(self) -> TreeSpec | None:
+        """The tree that was declared, with what `supervisor` added."""
+        return with_groups(self._tree, self._groups)
+
+    def supervisor(
+        self,
+        name: str,
+        *children: str | Leaf | TreeSpec,
+        strategy: StrategyLike | None = None,
+        restart: Restart = "permanent",
+        stop: StopOrder = "reverse",
+    ) -> None:
+        """Put agents, tasks, timers and services under a supervisor of their own, in this order.
+
+        Args:
+            name: of the supervisor.
+            children: names, `leaf(...)` for options, or `tree(...)` for supervisors below it.
+            strategy: one-for-one by default.
+            restart: what becomes of it when it gives up: ``permanent`` and ``transient`` start all of it again.
+            stop: the order in which its children stop; see `famulus.supervision.supervisor`.
+
+        Raises:
+            ImproperlyConfigured: a value is not what it takes, or a name has a place already.
+        """
+        try:
+            group = tree(*children, name=name, strategy=strategy, restart=restart, stop=stop)
+        except ValueError as error:
+            raise ImproperlyConfigured(str(error)) from error
+        with_groups(self._tree, [*self._groups, group])
+        self._groups.append(group)
+
+    def _adopt(self, declared: Declared) -> None:
         if isinstance(declared, Agent):
             if declared.name in self.agents:
                 raise ImproperlyConfigured(f"app {self.id!r} has an agent {declared.name!r} already: give name=")
@@ -74,6 +113,8 @@ class App(Declarations):
             self.topics.setdefault(declared.name, declared)
         elif isinstance(declared, TaskDeclaration):
             self.tasks.append(declared)
+        elif isinstance(declared, ServiceDeclaration):
+            self.services.append(declared)
         else:
             self.timers.append(declared)
 

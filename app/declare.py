@@ -19,14 +19,15 @@ from ..channels.errors import ImproperlyConfigured
 from ..channels.runs import Declaration
 from ..channels.stream import Stream
 from ..channels.topic import Topic
-from ..supervision import OneForOneSupervisor, SupervisorStrategy
+from ..supervision import OneForOneSupervisor, Restart, SupervisorStrategy
 
-__all__ = ["AgentDecorator", "Declarations", "TaskDeclaration", "TimerDeclaration"]
+__all__ = ["AgentDecorator", "Declarations", "Declared", "ServiceDeclaration", "TaskDeclaration", "TimerDeclaration"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 TaskFunction = Callable[[], Awaitable[object]]
 F = TypeVar("F", bound=Callable[[], Awaitable[object]])
+S = TypeVar("S", bound=Callable[..., Awaitable[object]])
 
 
 @attrs.frozen
@@ -44,6 +45,19 @@ class TimerDeclaration:
     name: str
     fun: TaskFunction
     interval: float
+
+
+@attrs.frozen
+class ServiceDeclaration:
+    """A function that runs as long as the app, from before the first agent until after the last one."""
+
+    name: str
+    fun: Callable[..., Awaitable[object]]
+    restart: Restart
+
+
+Declared = Agent[Any, Any] | Topic[Any] | TaskDeclaration | TimerDeclaration | ServiceDeclaration
+"""What may be declared on an App."""
 
 
 class AgentDecorator(Protocol):
@@ -64,7 +78,7 @@ class Declarations(ABC):
         """The App that declared objects belong to."""
 
     @abstractmethod
-    def _adopt(self, declared: Agent[Any, Any] | Topic[Any] | TaskDeclaration | TimerDeclaration) -> None:
+    def _adopt(self, declared: Declared) -> None:
         """Keep a declaration, and where the app runs, start it."""
 
     @overload
@@ -229,6 +243,29 @@ class Declarations(ABC):
 
         def declare(fun: TaskFunction) -> TaskFunction:
             self._adopt(TaskDeclaration(agent_name(fun), fun))
+            return fun
+
+        return declare if fun is None else declare(fun)
+
+    @overload
+    def service(self, fun: S, /) -> S: ...
+    @overload
+    def service(
+        self, fun: None = None, /, *, name: str | None = None, restart: Restart = "permanent"
+    ) -> Callable[[S], S]: ...
+    def service(self, fun: Any = None, /, *, name: str | None = None, restart: Restart = "permanent") -> Any:
+        """Run an async function as long as the app runs; with or without parentheses.
+
+        It is up before the agents are started, and is stopped after them. If it has a parameter `task_status`, they wait until
+        it has called ``task_status.started()``. Like any child it may call `trap_stop()` to be asked before it is cancelled.
+
+        Args:
+            name: its module and function by default.
+            restart: ``permanent`` starts it again whenever it ends, ``transient`` when it failed, ``temporary`` never.
+        """
+
+        def declare(fun: Any) -> Any:
+            self._adopt(ServiceDeclaration(name or agent_name(fun), fun, restart))
             return fun
 
         return declare if fun is None else declare(fun)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from itertools import chain
 from math import inf
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import trio
 
@@ -20,17 +21,19 @@ from ..actors.agent import Agent
 from ..actors.replies import Replies
 from ..channels.channel import Channel
 from ..channels.counters import Statistics
-from ..channels.errors import AppNotRunning, ImproperlyConfigured, TransportError
+from ..channels.errors import AppNotRunning, BrokerUnavailable, ImproperlyConfigured, TransportError
 from ..channels.hand import Hand, current_hand
 from ..channels.retry import Retry
 from ..channels.runs import Declaration, Run
-from ..channels.topic import Topic
 from ..channels.transport import TransportOptions, load_transport
 from ..supervision import (
     CrashingSupervisor,
     OneForOneSupervisor,
+    Spec,
     Supervisor,
+    SupervisorStrategy,
     TreeNode,
+    TreeSpec,
     child,
     current_child,
     open_supervisor,
@@ -38,16 +41,20 @@ from ..supervision import (
     trap_stop,
 )
 from .app import App
-from .declare import AgentDecorator, Declarations, TaskDeclaration, TimerDeclaration
+from .declare import AgentDecorator, Declarations, Declared, ServiceDeclaration, TaskDeclaration, TimerDeclaration
+from .placing import TreeLike, as_tree, place
 from .settings import Settings
 from .timers import run_timer
 
-__all__ = ["BoundAgent", "RunningApp", "open_app"]
+__all__ = ["BoundAgent", "RunningApp", "open_app", "open_run"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 log = logging.getLogger("famulus.app")
+
+Kind = Literal["services", "agents", "tasks", "timers"]
+"""The supervisors that run what a declared tree does not name."""
 
 
 class BoundAgent(Generic[T, R]):
@@ -79,13 +86,34 @@ class RunningApp(Declarations):
         settings: frozen at start.
     """
 
-    def __init__(self, app: App, settings: Settings, run: Run) -> None:
+    def __init__(self, app: App, settings: Settings, run: Run, tree: TreeSpec | None) -> None:
+        """
+        Raises:
+            ImproperlyConfigured: the tree does not fit what is declared.
+        """
         self.app = app
         self.settings = settings
         self._run = run
-        self._agents: dict[str, AgentRun] = {}
+        self._agents = {agent.name: AgentRun(run, agent) for agent in app.agents.values()}
+        self._specs: dict[Kind, list[Spec]] = {"services": [], "agents": [], "tasks": [], "timers": []}
+        for agent_run in self._agents.values():
+            self._specs["agents"].append(agent_run.spec())
+        declarations: list[ServiceDeclaration | TaskDeclaration | TimerDeclaration] = [
+            *app.services,
+            *app.tasks,
+            *app.timers,
+        ]
+        for declared in declarations:
+            kind, spec = self._spec_of(declared)
+            self._specs[kind].append(spec)
+        self._placed = place(tree, chain.from_iterable(self._specs.values()))
+        self._up = trio.Event()  # the agents are at their streams, and the partitions assigned
+        self._timer_starts: dict[TimerDeclaration, float] = {}
         self._late, self._late_receive = trio.open_memory_channel[Callable[[], Awaitable[None]]](inf)  # see _adopt
-        self._supervisors: dict[str, Supervisor] = {}
+        self._supervisors: dict[Kind, Supervisor] = {}
+        self._connecting = trio.CancelScope()
+        self._has_connected = False
+        self._unreachable: TransportError | None = None
 
     @property
     def id(self) -> str:
@@ -117,8 +145,8 @@ class RunningApp(Declarations):
         return self._run.tree()
 
     def statistics(self) -> Statistics:
-        """The counts of this run so far."""
-        return self._run.counters.snapshot()
+        """The counts of this run so far, and how far it has come in the partitions that it reads."""
+        return self._run.counters.snapshot(self._run.conductor.partition_statistics())
 
     def stop(self) -> None:
         """Ask the run to stop. `wait_stop` returns; leaving `open_app` is what stops it."""
@@ -143,17 +171,15 @@ class RunningApp(Declarations):
 
     # -- declarations on a running app ---------------------------------------------------------------------
 
-    def _adopt(self, declared: Agent[Any, Any] | Topic[Any] | TaskDeclaration | TimerDeclaration) -> None:
+    def _adopt(self, declared: Declared) -> None:
         """Have it started by the services' task; a decorator cannot wait. Bounded by the program's own declarations."""
         if isinstance(declared, Agent):
             if declared.name in self._agents or declared.name in self.app.agents:
                 raise ImproperlyConfigured(f"app {self.id!r} has an agent {declared.name!r} already: give name=")
             agent_run = self._agents[declared.name] = AgentRun(self._run, declared)
             self._start_soon(lambda: self._start_late_agent(agent_run))
-        elif isinstance(declared, TaskDeclaration):
-            self._start_soon(lambda: self._start_task(declared))
-        elif isinstance(declared, TimerDeclaration):
-            self._start_soon(lambda: self._start_timer(declared))
+        elif isinstance(declared, TaskDeclaration | TimerDeclaration | ServiceDeclaration):
+            self._start_soon(lambda: self._start_child(declared))
 
     def _start_soon(self, start: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -171,83 +197,131 @@ class RunningApp(Declarations):
     async def _start(self, root: Supervisor) -> None:
         """Bring everything up, in order."""
         run, settings = self._run, self.settings
-        run.root = root
         drain = settings.stream_drain_timeout + settings.producer_flush_timeout + settings.broker_commit_timeout
-        await root.start(
-            supervisor(
-                OneForOneSupervisor,
-                child(self._hold_transport, name="transport", shutdown=settings.shutdown_timeout + 1),
-                child(run.producer.callbacks.run, name="callbacks", shutdown=settings.producer_flush_timeout),
-                child(run.producer.run, name="producer", shutdown=settings.producer_flush_timeout),
-                child(run.conductor.run, name="conductor", shutdown=drain + settings.shutdown_timeout + 1),
-                child(run.conductor.commits.run, name="commits"),
-                name="messaging",
-            )
+        messaging = supervisor(
+            OneForOneSupervisor,
+            child(self._hold_transport, name="transport", shutdown=settings.shutdown_timeout + 1),
+            child(run.producer.callbacks.run, name="callbacks", shutdown=settings.producer_flush_timeout),
+            child(run.producer.run, name="producer", shutdown=settings.producer_flush_timeout),
+            child(run.conductor.run, name="conductor", shutdown=drain + settings.shutdown_timeout + 1),
+            child(run.conductor.commits.run, name="commits"),
+            name="messaging",
         )
-        services = await root.start(supervisor(OneForOneSupervisor, name="services", stop="together"))
-        run.services = services.supervisor
-        for name, strategy in (
-            ("agents", CrashingSupervisor),
-            ("tasks", OneForOneSupervisor),
-            ("timers", OneForOneSupervisor),
-        ):
-            self._supervisors[name] = (await root.start(supervisor(strategy, name=name, stop="together"))).supervisor
+        with self._connecting:
+            await root.start(messaging)
+        if self._unreachable is not None:
+            raise self._unreachable
+        if settings.consumer_group_instance_id is not None:
+            await root.start(child(run.conductor.watch_membership, name="membership", shutdown=None))
+        await self._start_supervisor("services", OneForOneSupervisor)
+        run.services = self._supervisors["services"]
         for topic in self.app.topics.values():
             await topic.prepare(run)
-        for agent in self.app.agents.values():
-            agent_run = self._agents[agent.name] = AgentRun(run, agent)
-            await self._start_agent(agent_run)
+        await self._start_unplaced("services")
+        for agent_run in self._agents.values():
+            await agent_run.subscription.start()
+        if self._placed.spec is not None:
+            await root.start(self._placed.spec)
+        await self._start_supervisor("agents", CrashingSupervisor)
+        await self._start_supervisor("tasks", OneForOneSupervisor)
+        await self._start_supervisor("timers", OneForOneSupervisor)
+        await self._start_unplaced("agents")
         await self._wait_ready()
-        for task in self.app.tasks:
-            await self._start_task(task)
-        for timer in self.app.timers:
-            await self._start_timer(timer)
-        await services.supervisor.start(child(self._start_late, name="late declarations", restart="transient"))
+        self._up.set()
+        await self._start_unplaced("tasks")
+        await self._start_unplaced("timers")
+        await run.services.start(child(self._start_late, name="late declarations", restart="transient"))
+
+    async def _start_supervisor(self, kind: Kind, strategy: type[SupervisorStrategy]) -> None:
+        assert self._run.root is not None, "set first"
+        handle = await self._run.root.start(supervisor(strategy, name=kind, stop="together"))
+        self._supervisors[kind] = handle.supervisor
+
+    async def _start_unplaced(self, kind: Kind) -> None:
+        """Start what the declared tree does not name, each in its default place."""
+        for spec in self._specs[kind]:
+            if spec.name not in self._placed.names:
+                await self._supervisors[kind].start(spec)
 
     async def _hold_transport(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Connect, trying again while the broker is away, and stay connected until asked to stop."""
         stop = trap_stop()
-        retry = Retry("connecting", self.settings, log)
+        patience = inf if self._has_connected else self.settings.broker_start_timeout
+        retry = Retry("connecting", self.settings, log, patience=patience)
         connected = False
         while not connected:
             try:
                 async with self._run.transport.open():
-                    connected = True
+                    connected = self._has_connected = True
                     retry.clear()
                     task_status.started()
                     await stop.wait()
             except TransportError as error:
                 if connected:  # a connection that broke is a crash: the supervisor makes another
                     raise
-                await retry.wait(error)
+                try:
+                    await retry.wait(error)
+                except BrokerUnavailable:  # it is no crash of ours, and not reported as one
+                    self._unreachable = error
+                    self._connecting.cancel()
+                    await trio.sleep_forever()
 
     async def _start_late_agent(self, agent_run: AgentRun) -> None:
         try:
-            await self._start_agent(agent_run)
+            await agent_run.subscription.start()
+            await self._supervisors["agents"].start(agent_run.spec())
         except Exception as error:
             Replies.of(self._run).fail(agent_run.agent.name, error)
             raise
 
-    async def _start_agent(self, agent_run: AgentRun) -> None:
-        await agent_run.start(self._supervisors["agents"])
+    async def _start_child(self, declared: TaskDeclaration | TimerDeclaration | ServiceDeclaration) -> None:
+        kind, spec = self._spec_of(declared)
+        await self._supervisors[kind].start(spec)
 
-    async def _start_task(self, task: TaskDeclaration) -> None:
-        spec = child(
-            _run_task, task.fun, Hand(), name=task.name, restart="transient", shutdown=self.settings.task_drain_timeout
-        )
-        await self._supervisors["tasks"].start(spec)
+    def _spec_of(self, declared: TaskDeclaration | TimerDeclaration | ServiceDeclaration) -> tuple[Kind, Spec]:
+        """How a declaration runs, and where by default."""
+        drain = self.settings.task_drain_timeout
+        if isinstance(declared, TaskDeclaration):
+            run_task = child(
+                self._run_task, declared.fun, Hand(), name=declared.name, restart="transient", shutdown=drain
+            )
+            return "tasks", run_task
+        if isinstance(declared, TimerDeclaration):
+            return "timers", child(self._run_timer, declared, name=declared.name)
+        service = child(declared.fun, name=declared.name, restart=declared.restart, shutdown=drain)
+        return "services", service
 
-    async def _start_timer(self, timer: TimerDeclaration) -> None:
-        await self._supervisors["timers"].start(
-            child(run_timer, timer.fun, timer.interval, trio.current_time(), name=timer.name)
-        )
+    async def _run_task(self, fun: Callable[[], Awaitable[object]], hand: Hand) -> None:
+        """Run a task's function. Streams that it made end with it; after a crash they wait for it to come back."""
+        await self._up.wait()
+        current_hand.set(hand)
+        hand.begin()
+        try:
+            await fun()
+            hand.finish()
+            # With the run ending, leaving would only begin a rebalance that the stop has to wait for.
+            hand.close_made(leave=current_child().state != "stopping" and not self._run.stop_requested.is_set())
+        finally:
+            hand.give_back()
+
+    async def _run_timer(self, timer: TimerDeclaration) -> None:
+        await self._up.wait()
+        start = self._timer_starts.setdefault(timer, trio.current_time())
+        await run_timer(timer.fun, timer.interval, start)
 
     async def _wait_ready(self) -> None:
-        """Wait until the actors have come to their streams and the partitions are assigned."""
+        """Wait until the actors have come to their streams and the partitions are assigned.
+
+        Raises:
+            ImproperlyConfigured: a stream found that it cannot work as declared.
+        """
         patience = self.settings.stream_ready_timeout
-        with trio.move_on_after(patience):
+        with trio.move_on_after(patience) as waiting:
+            self._run.on_refusal = waiting.cancel
             for agent_run in self._agents.values():
                 await agent_run.wait_reached()
+        if self._run.refusal is not None:
+            raise self._run.refusal
         for agent_run in self._agents.values():
             if not agent_run.reached:
                 log.warning(
@@ -259,20 +333,10 @@ class RunningApp(Declarations):
         await self._run.conductor.wait_assigned()
 
 
-async def _run_task(fun: Callable[[], Awaitable[object]], hand: Hand) -> None:
-    """Run a task's function. Streams that it made end with it; after a crash they wait for it to come back."""
-    current_hand.set(hand)
-    hand.begin()
-    try:
-        await fun()
-        hand.finish()
-        hand.close_made(leave=current_child().state != "stopping")
-    finally:
-        hand.give_back()
-
-
 @asynccontextmanager
-async def open_app(app: App | str | None = None, /, **settings: Any) -> AsyncIterator[RunningApp]:
+async def open_app(
+    app: App | str | None = None, /, *, tree: TreeLike | None = None, **settings: Any
+) -> AsyncIterator[RunningApp]:
     """Run an App around the body of an ``async with`` block.
 
     The body begins once partitions are assigned and agents are at their streams. When it ends, in whatever way, the run
@@ -281,15 +345,31 @@ async def open_app(app: App | str | None = None, /, **settings: Any) -> AsyncIte
 
     Args:
         app: a declaration; a name, or nothing, makes an empty one, to declare on while it runs.
+        tree: which supervisor runs what, instead of the App's own tree: `tree(...)`, or the same as a table of plain values.
         settings: override the App's and the environment's; see `Settings`.
 
     Error handling: a failure of the body alone leaves bare. A failure of the tree cancels the body and leaves as one
     ``ExceptionGroup`` holding a `SupervisorFailed` with its history; if the body failed as well, the group holds both. What
-    keeps the tree from starting leaves as an ``ExceptionGroup`` too.
+    keeps the tree from starting leaves as an ``ExceptionGroup`` too. A broker that cannot be reached is waited for; with the
+    setting `broker_start_timeout` only so long, then the group holds a `BrokerUnavailable`.
 
     Raises:
-        ImproperlyConfigured: a wrong setting; nothing has started then.
+        ImproperlyConfigured: a wrong setting or tree; nothing has started then.
     """
+    async with open_run(app, tree=tree, **settings) as running:
+        yield running
+
+
+@asynccontextmanager
+async def open_run(
+    app: App | str | None = None,
+    /,
+    *,
+    tree: TreeLike | None = None,
+    before: Callable[[RunningApp], Spec] | None = None,
+    **settings: Any,
+) -> AsyncIterator[RunningApp]:
+    """`open_app`, with a child of the root that runs before everything else."""
     declaration = app if isinstance(app, App) else App(app or "famulus")
     frozen = declaration.settings(**settings)
     transport = load_transport(
@@ -302,11 +382,15 @@ async def open_app(app: App | str | None = None, /, **settings: Any) -> AsyncIte
         ),
     )
     run = Run(declaration, frozen, transport)
-    running = RunningApp(declaration, frozen, run)
+    declared = declaration.declared_tree if tree is None else as_tree(tree, where="tree")
+    running = RunningApp(declaration, frozen, run, declared)
     with run.entered():
         try:
             async with open_supervisor(CrashingSupervisor, name=declaration.id) as root:
                 try:
+                    run.root = root
+                    if before is not None:
+                        await root.start(before(running))
                     await running._start(root)
                 except Exception as error:
                     raise ExceptionGroup(f"app {declaration.id!r} did not start", [error]) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import attrs
@@ -32,6 +33,9 @@ class Settings(MessagingOptions):
     broker: str = setting("memory://", "URL of the broker: memory://, memory://name, or an installed transport's")
     client_id: str | None = setting(None, "name under which the broker knows this worker; the app's id by default")
     version: int = setting(1, "of the app; a higher one starts afresh under topics and a group of its own", low=1)
+    broker_start_timeout: float = setting(
+        inf, "seconds that start waits for a broker that cannot be reached, before the run fails; 0: not at all"
+    )
     shutdown_timeout: float = setting(10.0, "seconds that closing the broker's connections may take", low=0.001)
     agent_drain_timeout: float = setting(5.0, "seconds that an agent's event in hand may take at shutdown")
     task_drain_timeout: float = setting(5.0, "seconds that a task which traps its stop may take at shutdown")

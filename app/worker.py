@@ -20,9 +20,11 @@ from typing import Any, NoReturn
 
 import trio
 
-from ..supervision import TreeNode
+from ..supervision import Spec, TreeNode, child
 from .app import App
-from .running import RunningApp, open_app
+from .control import serve_control
+from .placing import TreeLike
+from .running import RunningApp, open_run
 
 __all__ = ["run_worker"]
 
@@ -32,7 +34,7 @@ _FLUSH_LIMIT = 0.5  # seconds that a process which must end at once gives its st
 _TRIO_CORE = os.path.join(os.path.dirname(trio.__file__), "_core") + os.sep
 
 
-async def run_worker(app: App, /, **settings: Any) -> None:
+async def run_worker(app: App, /, *, tree: TreeLike | None = None, **settings: Any) -> None:
     """Run an App until SIGINT, SIGTERM or `app.stop()`; return when it has drained.
 
     The first signal asks for a stop: agents finish the event in hand, acknowledgements are committed, the
@@ -40,7 +42,10 @@ async def run_worker(app: App, /, **settings: Any) -> None:
     not acknowledged. A second signal ends the process at once, with exit code 128 + its number. SIGUSR1 logs
     the supervision tree, and where each task waits. Call it in the main thread.
 
+    While it runs, `famulus tree` can look into it; see `control`.
+
     Args:
+        tree: see `open_app`.
         settings: override the App's and the environment's; see `Settings`.
 
     Error handling: failures leave as from `open_app`. The handlers that were there before are restored.
@@ -65,11 +70,15 @@ async def run_worker(app: App, /, **settings: Any) -> None:
 
     with _signals(stop, report):
         with starting:
-            async with open_app(app, **settings) as running:
+            async with open_run(app, tree=tree, before=_control, **settings) as running:
                 log.info("ready: app %s, %s", app.id, _count(len(app.agents), "agent"))
                 await running.wait_stop()
                 log.info("draining: agents finish the event in hand, then comes the last commit")
         log.info("stopped")
+
+
+def _control(running: RunningApp) -> Spec:
+    return child(serve_control, running.id, running.tree, name="control", restart="transient", shutdown=1.0)
 
 
 @contextlib.contextmanager
@@ -128,8 +137,8 @@ def _render(tree: TreeNode) -> str:
         if node.last_reason:
             facts.append(f"last failure: {node.last_reason}")
         lines.append(f"{'  ' * depth}{node.name}: {', '.join(facts)}")
-        for child in node.children:
-            walk(child, depth + 1)
+        for below in node.children:
+            walk(below, depth + 1)
 
     walk(tree, 1)
     return "\n".join(lines)
@@ -146,8 +155,8 @@ def _render_tasks() -> str:
             if not frame.f_code.co_filename.startswith(_TRIO_CORE):
                 lines.append(f"{indent}    {frame.f_code.co_filename}:{line} in {frame.f_code.co_name}")
         for nursery in task.child_nurseries:
-            for child in sorted(nursery.child_tasks, key=lambda child: child.name):
-                walk(child, depth + 1)
+            for below in sorted(nursery.child_tasks, key=lambda task: task.name):
+                walk(below, depth + 1)
 
     root = trio.lowlevel.current_root_task()
     if root is not None:

@@ -14,7 +14,7 @@ import attrs
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Case", "Result", "Tally", "facts", "markdown", "measure", "show", "write_section"]
+__all__ = ["Case", "Result", "Tally", "facts", "markdown", "measure", "rate", "show", "write_section"]
 
 FACTS_OF = ("famulus", "trio", "orjson", "attrs")
 
@@ -87,14 +87,20 @@ def measure(cases: Sequence[Case], *, messages: int, rounds: int) -> dict[str, R
     return {case.name: Result(case, rates[case.name]) for case in cases}
 
 
-def facts() -> dict[str, str]:
-    """The machine, how busy it was, and the versions that the numbers belong to. Take them before measuring."""
+def facts(*packages: str) -> dict[str, str]:
+    """The machine, how busy it was, and the versions that the numbers belong to. Take them before measuring.
+
+    Args:
+        packages: whose versions count besides those of `FACTS_OF`.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "memory": f"{memory / 1e9:.0f} GB",
         "load before": f"{os.getloadavg()[0]:.1f}",
         "system": platform.platform(terse=True),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": ", ".join(f"{name} {metadata.version(name)}" for name in FACTS_OF),
+        "packages": ", ".join(f"{name} {metadata.version(name)}" for name in FACTS_OF + packages),
     }
 
 
@@ -113,17 +119,17 @@ def rows(results: dict[str, Result]) -> list[tuple[str, str, str, str]]:
     for name, result in results.items():
         against = results.get(result.case.against)
         ratio = "" if against is None else f"{result.ratio(against):.2f} x {against.case.name}"
-        made.append((name, _rate(result.median), f"{_rate(min(result.rates))} to {_rate(max(result.rates))}", ratio))
+        made.append((name, rate(result.median), f"{rate(min(result.rates))} to {rate(max(result.rates))}", ratio))
     return made
 
 
-def _rate(rate: float) -> str:
+def rate(value: float) -> str:
     """Four digits are more than such numbers hold.
 
-    >>> _rate(123456.7)
+    >>> rate(123456.7)
     '123,500'
     """
-    return f"{float(f'{rate:.4g}'):,.0f}"
+    return f"{float(f'{value:.4g}'):,.0f}"
 
 
 HEADER = ("", "messages/s (median)", "lowest to highest", "ratio (median)")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import platform
 import subprocess
-import venv
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
@@ -21,13 +20,13 @@ import attrs
 import trio
 import trio.testing
 from _bench import Case, Result, Tally, facts, markdown, measure, show, write_section
+from _environments import FAUST, make_environment
 
 import famulus
 from famulus.channels.memory_broker import PRIVATE_MAX_RECORDS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-FAUST = "faust-streaming==0.15.3"
 BUFFER = 1000
 LOG_SIZE = 4 * PRIVATE_MAX_RECORDS  # of 4 partitions that nobody reads yet
 
@@ -214,23 +213,6 @@ async def ask(messages: int, *, local: bool) -> float:
 # faust-streaming, in its own environment and process.
 
 
-def make_faust_environment() -> Path | str:
-    """Its interpreter, or why there is none. Kept in the data directory for the next time."""
-    version = ".".join(platform.python_version_tuple()[:2])
-    folder = ROOT / ".famulus" / "benchmarks" / f"faust-{version}"
-    python = folder / "bin" / "python"
-    if not (folder / "made").exists():
-        print(f"installing {FAUST} into {folder}", flush=True)
-        venv.create(folder, clear=True, with_pip=True)
-        command = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install", FAUST, "setuptools"]
-        made = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        if made.returncode:
-            reason = made.stderr.strip().splitlines()
-            return f"{FAUST} cannot be installed: {reason[-1] if reason else made.returncode}"
-        (folder / "made").touch()
-    return python
-
-
 def faust_channel(python: Path, messages: int) -> float:
     command = [str(python), "-W", "ignore", str(Path(__file__).with_name("_faust.py")), str(messages)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
@@ -288,12 +270,12 @@ def main() -> None:
     notes = [
         f"{options.rounds} rounds of {options.messages:,} messages; orders of {len(order(123_456).dumps())} bytes of JSON"
     ]
-    faust = "left out, as asked" if options.no_faust else make_faust_environment()
+    faust = "left out, as asked" if options.no_faust else make_environment(*FAUST)
     if isinstance(faust, str):
         notes.append(f"faust-streaming: {faust}")
     else:
         cases.append(Case(FAUST_CHANNEL, partial(faust_channel, faust), share=0.1, against=BARE))
-        notes.append(f"faust-streaming is {FAUST} on the same Python, in a process of its own")
+        notes.append(f"faust-streaming is {FAUST[0]} on the same Python, in a process of its own")
     machine = facts()
     results = measure(cases, messages=options.messages, rounds=options.rounds)
     notes += verdicts(results)

@@ -22,17 +22,17 @@ class DeliveryCallbacks:
 
     Args:
         on_room: called with 1 for each that has been called.
+
+    Attributes:
+        waiting: those whose turn has not come.
     """
 
     def __init__(self, *, on_room: Callable[[int], None]) -> None:
         self._on_room = on_room
-        self._waiting: deque[FutureMessage] = deque()
+        self.waiting: deque[FutureMessage] = deque()
         self._due = trio.Event()
         self._stopping = False
         self._task: trio.lowlevel.Task | None = None
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def calling(self) -> bool:
         """Whether the current task is the one that calls them: it cannot wait for room that it makes itself."""
@@ -40,7 +40,7 @@ class DeliveryCallbacks:
 
     def add(self, future: FutureMessage) -> None:
         """Have the callback of a settled message called soon."""
-        self._waiting.append(future)
+        self.waiting.append(future)
         self._due.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -49,11 +49,11 @@ class DeliveryCallbacks:
         task_status.started()
         self._task = trio.lowlevel.current_task()
         try:
-            while not self._stopping or self._waiting:
+            while not self._stopping or self.waiting:
                 await self._due.wait()
                 self._due = trio.Event()
-                while self._waiting:
-                    future = self._waiting.popleft()
+                while self.waiting:
+                    future = self.waiting.popleft()
                     result = self._call(future)
                     if inspect.isawaitable(result):
                         try:
@@ -77,8 +77,8 @@ class DeliveryCallbacks:
 
     def close(self) -> None:
         """The run has ended: those that are plain functions are called."""
-        while self._waiting:
-            future = self._waiting.popleft()
+        while self.waiting:
+            future = self.waiting.popleft()
             result = self._call(future)
             if inspect.isawaitable(result):
                 log.error("the delivery callback of a message to %s could not be awaited any more", future.topic)
@@ -86,4 +86,4 @@ class DeliveryCallbacks:
                     result.close()
 
     def __repr__(self) -> str:
-        return f"<DeliveryCallbacks waiting={len(self._waiting)}>"
+        return f"<DeliveryCallbacks waiting={len(self.waiting)}>"

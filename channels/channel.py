@@ -18,7 +18,7 @@ from .event import Event
 from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
 from .inbox import EventInbox
-from .message import HeadersArg, Message, ProducerRecord, as_headers
+from .message import HeadersArg, Message, as_headers
 from .runs import Declaration, Run, current_run
 from .stream import Stream
 from .subscription import ChannelSubscription, Subscription
@@ -29,7 +29,6 @@ __all__ = ["Channel"]
 T = TypeVar("T")
 
 _HERE = ProduceResult(-1)
-_NOTHING = ProducerRecord(None, None)
 
 
 class Channel(Generic[T]):
@@ -178,7 +177,7 @@ class Channel(Generic[T]):
         return Event(key, value, pairs, Message(self.name, 0, -1, when, 0, pairs, None, None))
 
     def _sent(self, callback: DeliveryCallback | None) -> FutureMessage:
-        future = FutureMessage(self.name, _NOTHING, callback=callback)
+        future = FutureMessage(self.name, callback=callback)
         future.partition = 0
         future.settle(_HERE, 0)
         return future

@@ -62,6 +62,7 @@ class Committer:
     ) -> None:
         self._owned = owned
         self._options = options
+        self._every = options.broker_commit_every
         self._counters = counters
         self._on_tick = on_tick
         self._lock = trio.Lock()
@@ -84,8 +85,8 @@ class Committer:
 
     def acked(self) -> None:
         """A message is done; enough of them make a commit due."""
-        self._acked += 1
-        if self._acked >= self._options.broker_commit_every and not self._due.is_set():
+        count = self._acked = self._acked + 1
+        if count >= self._every and not self._due.is_set():
             self._due.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from math import inf
 
 import trio
 
 from ..supervision import trap_stop
 from .committer import Committer, Ownership
-from .counters import Counters
+from .counters import Counters, PartitionStatistics
 from .cursor import Cursor
-from .errors import TransportError, UnknownTopic
+from .errors import MemberReplaced, TransportError, UnknownTopic
 from .inbox import BatchInbox
 from .ledger import PartitionLedger
 from .message import TP, some_names
@@ -68,6 +69,10 @@ class Conductor:
         self._assigned = trio.Event()
         self._begun = False
         self._stopping = False
+        self._replaced: MemberReplaced | None = None
+        self._ended = trio.Event()
+        self._missing = Retry("subscribing", options, log, patient_with=(UnknownTopic,))
+        self._look_again = -inf  # when a topic that is missing is looked for again
         self.commits = Committer(self._owned, options, counters, on_tick=self._tick)
 
     # -- subscriptions -------------------------------------------------------------------------------------
@@ -142,26 +147,50 @@ class Conductor:
     def generation(self) -> int:
         return self._owned.generation
 
-    def lag(self, tp: TP) -> int:
-        """Messages of an owned partition that are not acknowledged or not even fetched yet.
-
-        Raises:
-            KeyError: not owned.
-        """
-        tracker = self._owned.trackers[tp]
-        if self._owned.consumer is None:
-            raise KeyError(tp)
-        return self._owned.consumer.highwater(tp) - tracker.ledger.committable
+    def partition_statistics(self) -> dict[TP, PartitionStatistics]:
+        """How far the partitions that are ours have come."""
+        consumer = self._owned.consumer
+        found: dict[TP, PartitionStatistics] = {}
+        if consumer is None:
+            return found
+        for tp, tracker in self._owned.trackers.items():
+            try:
+                highwater = consumer.highwater(tp)
+            except KeyError:  # lost, and nobody has told us yet
+                continue
+            acknowledged = tracker.ledger.committable
+            found[tp] = PartitionStatistics(
+                committed=tracker.committed, acknowledged=acknowledged, highwater=max(highwater, acknowledged)
+            )
+        return found
 
     # -- fetching ------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fetch and hand over until asked to stop; then give the partitions up, which commits."""
-        trap_stop(self._ask_stop)
+        stop = trap_stop(self._ask_stop)
         task_status.started()
         await self._changed.wait()
         if self._stopping:
             return
+        try:
+            await self._read()
+        except MemberReplaced as error:  # a restart would join again: see `watch_membership`
+            self._replaced = error
+            self._ended.set()
+            await stop.wait()
+
+    async def watch_membership(self) -> None:
+        """Wait until this worker must not be a member of its group any more, and raise why.
+
+        Raises:
+            MemberReplaced: always.
+        """
+        await self._ended.wait()
+        assert self._replaced is not None, "set before"
+        raise MemberReplaced(str(self._replaced)) from None  # where it was noticed says nothing
+
+    async def _read(self) -> None:
         self._subscribed = frozenset()
         self.commits.refused = None
         retry = Retry("fetching", self._options, log, patient_with=(UnknownTopic,))
@@ -179,12 +208,28 @@ class Conductor:
             self._owned.consumer = None
 
     async def _step(self, consumer: Consumer) -> None:
-        refused = self.commits.refused
+        # Once they are revoked the group is being joined, which takes as long as its other members do.
+        refused = self.commits.refused if self._owned.trackers else None
         if refused is not None and trio.current_time() - refused[0] >= self._options.broker_session_timeout:
             raise refused[1]  # no rebalance came of it: the supervisor has us join anew
-        await self._subscribe(consumer)
-        for batch in await consumer.fetch(self._room(consumer)):
+        if trio.current_time() >= self._look_again:
+            await self._try_subscribe(consumer)
+        batches: list[Batch] = []
+        with trio.move_on_at(self._look_again if self._look_again > trio.current_time() else inf):
+            batches = await consumer.fetch(self._room(consumer))
+        for batch in batches:
             self._deliver(batch)
+
+    async def _try_subscribe(self, consumer: Consumer) -> None:
+        """Subscribe; what is subscribed already does not wait for a topic that is missing."""
+        try:
+            await self._subscribe(consumer)
+        except UnknownTopic as error:
+            if not self._subscribed:
+                raise
+            self._look_again = trio.current_time() + self._missing.delay(error)
+        else:
+            self._missing.clear()
 
     async def _subscribe(self, consumer: Consumer) -> None:
         """Bring the subscription up to date. A topic that lost its last reader is given up first, even if it has one again.

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
-__all__ = ["Counters", "Statistics"]
+from .message import TP
+
+__all__ = ["Counters", "PartitionStatistics", "Statistics"]
+
+
+@attrs.frozen(kw_only=True)
+class PartitionStatistics:
+    """A partition that this run reads, in offsets.
+
+    Attributes:
+        committed: where the group would go on now.
+        acknowledged: everything below is done, and is committed next.
+        highwater: of the next message that is written to it, as the broker last said: with what it last sent of it, so
+            this stands still while the partition's streams are full.
+    """
+
+    committed: int
+    acknowledged: int
+    highwater: int
+
+    @property
+    def lag(self) -> int:
+        """Offsets of which nothing was read yet, or what was read is not done."""
+        return self.highwater - self.acknowledged
 
 
 @attrs.frozen(kw_only=True)
 class Statistics:
-    """The counts of a run at one moment, in messages unless said otherwise."""
+    """The counts of a run at one moment, in messages unless said otherwise.
+
+    Attributes:
+        partitions: what the run reads now.
+    """
 
     messages_received: int = 0
     messages_acked: int = 0
@@ -25,6 +54,12 @@ class Statistics:
     commits: int = 0
     commits_failed: int = 0
     rebalances: int = 0
+    partitions: Mapping[TP, PartitionStatistics] = attrs.field(factory=dict)
+
+    @property
+    def lag(self) -> int:
+        """Of all partitions together."""
+        return sum(partition.lag for partition in self.partitions.values())
 
 
 @attrs.define
@@ -46,5 +81,5 @@ class Counters:
     commits_failed: int = 0
     rebalances: int = 0
 
-    def snapshot(self) -> Statistics:
-        return Statistics(**attrs.asdict(self))
+    def snapshot(self, partitions: Mapping[TP, PartitionStatistics]) -> Statistics:
+        return Statistics(**attrs.asdict(self), partitions=partitions)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from .event import Event
+from .event import Event, FailurePolicy
 from .inbox import BatchInbox, EventInbox
 from .message import TP, Message
 
@@ -45,19 +45,32 @@ class Cursor(ABC):
         acks: whether its stream acknowledges; otherwise that is the user's.
         held: with `acks` off, events that were handed out and have left the hand; those that the user has not
             acknowledged are delivered again after a crash.
-        prepare: called with each new event and this cursor before the stream sees it (agents hang requests and policies on it).
+        failures: what becomes of its events that fail.
+        prepare: called with each new event that has headers, before the stream sees it (agents hang requests on it).
         interrupt: called at a rebalance when the event in hand took longer than allowed; cancels the stream's user.
         stopping: its user was asked to stop: nothing new is taken.
     """
 
-    __slots__ = ("_waiting", "acks", "event", "held", "idle", "interrupt", "prepare", "redeliver", "stopping")
+    __slots__ = (
+        "_waiting",
+        "acks",
+        "event",
+        "failures",
+        "held",
+        "idle",
+        "interrupt",
+        "prepare",
+        "redeliver",
+        "stopping",
+    )
 
     def __init__(self) -> None:
         self.event: Event[Any] | None = None
         self.acks = True
         self.held: list[Event[Any]] = []
         self.redeliver: deque[Event[Any]] = deque()
-        self.prepare: Callable[[Event[Any], Cursor], None] | None = None
+        self.failures: FailurePolicy | None = None
+        self.prepare: Callable[[Event[Any]], None] | None = None
         self.interrupt: Callable[[], None] | None = None
         self.idle: trio.Event | None = None
         self.stopping = False
@@ -179,8 +192,11 @@ class EventCursor(Cursor):
             self._next = None
         else:
             event = self._inbox.take_nowait()
-        if event is not None and self.prepare is not None:
-            self.prepare(event, self)
+        if event is not None:
+            event.cursor = self
+            event.on_failure = self.failures
+            if event.headers and self.prepare is not None:
+                self.prepare(event)
         return event
 
     async def _take(self) -> None:
@@ -224,19 +240,23 @@ class BatchCursor(Cursor):
                 index = 0
             message = self._batch[index]
             index += 1
-            if _stale(message):
+            tracker = message.tracker
+            if tracker is not None and tracker.live != message.generation:  # `_stale`, without a call
                 continue
             self._index = index
+            key = message.key
             part = "value"
             try:
                 value = self._decode_value(message.value)
-                part = "key"
-                key = self._decode_key(message.key)
+                if key is not None:
+                    part = "key"
+                    key = self._decode_key(key)
             except Exception as error:
                 return BadMessage(message, part, error)
-            event = Event(key, value, message.headers, message)
-            if self.prepare is not None:
-                self.prepare(event, self)
+            headers = message.headers
+            event = Event(key, value, headers, message, self, self.failures)
+            if headers and self.prepare is not None:
+                self.prepare(event)
             return event
 
     def _next_batch(self) -> Sequence[Message] | None:

@@ -14,8 +14,10 @@ __all__ = [
     "CommitRefused",
     "FamulusError",
     "ImproperlyConfigured",
+    "MemberReplaced",
     "ProduceError",
     "TopicExists",
+    "TopicMismatch",
     "TransportError",
     "UnknownTopic",
 ]
@@ -46,9 +48,12 @@ class TransportError(FamulusError):
 
     Attributes:
         retriable: True when the same call may succeed later without anyone changing anything.
+        in_doubt: True when it is not known whether what was asked for was done: a message that failed with such an error
+            may have been written. False: it was not.
     """
 
     retriable = False
+    in_doubt = False
 
 
 class BrokerUnavailable(TransportError):
@@ -65,12 +70,23 @@ class TopicExists(TransportError):
     """The broker already has a topic of this name."""
 
 
+class TopicMismatch(ImproperlyConfigured, TransportError):
+    """The broker has a topic of ours with other partitions or another configuration than declared; it says what mends it."""
+
+
 class ProduceError(TransportError):
-    """A batch was not written. It is final: the transport has done what retries it does."""
+    """A message was not written, or nobody can say (`in_doubt`). It is final: all retries that are made have been made."""
 
 
 class CommitRefused(TransportError):
     """The broker refused a commit: this member no longer owns the partitions (it was fenced).
 
     It means *lost*: what is in hand belongs to somebody else now; discard, do not drain.
+    """
+
+
+class MemberReplaced(TransportError):
+    """The group has given this static member's place away, or has forgotten it: its process must end.
+
+    It must not join again: two processes under one `consumer_group_instance_id` would evict each other for ever.
     """

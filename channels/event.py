@@ -45,7 +45,15 @@ class Event(Generic[T]):
 
     __slots__ = ("acked", "attempt", "cursor", "failure", "headers", "key", "message", "on_failure", "request", "value")
 
-    def __init__(self, key: Any, value: T, headers: Headers, message: Message) -> None:
+    def __init__(
+        self,
+        key: Any,
+        value: T,
+        headers: Headers,
+        message: Message,
+        cursor: Cursor | None = None,
+        on_failure: FailurePolicy | None = None,
+    ) -> None:
         self.key = key
         self.value = value
         self.headers = headers
@@ -54,8 +62,8 @@ class Event(Generic[T]):
         self.acked = False
         self.failure: BaseException | None = None
         self.request: Request | None = None
-        self.cursor: Cursor | None = None
-        self.on_failure: FailurePolicy | None = None
+        self.cursor = cursor
+        self.on_failure = on_failure
 
     def ack(self) -> bool:
         """Be done with it: once every stream that got the message is, its offset may be committed.
@@ -68,7 +76,12 @@ class Event(Generic[T]):
         if self.failure is not None and self.on_failure is not None:
             self.on_failure(self, self.failure)
             return True
-        self.message.release()
+        message = self.message  # released here, without a call: this is done for every event
+        count = message.refcount = message.refcount - 1
+        if count == 0:
+            tracker = message.tracker
+            if tracker is not None:
+                tracker.done(message)
         if self.request is not None:
             self.request.acked()
         return True
@@ -101,11 +114,9 @@ class Event(Generic[T]):
 
         What was sent for this one no longer matters: what is sent for the new one does.
         """
-        event = Event(self.key, self.value, self.headers, self.message)
+        event = Event(self.key, self.value, self.headers, self.message, self.cursor, self.on_failure)
         event.attempt = self.attempt
         event.request = self.request
-        event.cursor = self.cursor
-        event.on_failure = self.on_failure
         self.acked = True
         self.on_failure = self.request = None
         return event

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from .event import Event
-from .message import TP, ProducerRecord, RecordMetadata
+from .message import TP, Headers, ProducerRecord, RecordMetadata
 from .transport import ProduceResult
 
 __all__ = ["DeliveryCallback", "FutureMessage"]
@@ -17,8 +17,8 @@ DeliveryCallback = Callable[["FutureMessage"], Awaitable[None] | None]
 """Called once with the settled future; an awaitable that it returns is awaited by the producer's task."""
 
 
-class FutureMessage:
-    """A message on its way. Await it for its `RecordMetadata`; several tasks may.
+class FutureMessage(ProducerRecord):
+    """A message on its way: the record to be written, and its fate. Await it for its `RecordMetadata`; several tasks may.
 
     Resource handling: nothing needs to be closed; cancelling an awaiter ends its wait and not the delivery.
 
@@ -37,18 +37,30 @@ class FutureMessage:
         "events",
         "partition",
         "persistent",
-        "record",
         "size",
         "topic",
     )
 
-    def __init__(self, topic: str, record: ProducerRecord, *, callback: DeliveryCallback | None = None) -> None:
+    # Without a call of the record's own, since one of these is made for each send.
+    def __init__(
+        self,
+        topic: str,
+        key: bytes | None = None,
+        value: bytes | None = None,
+        headers: Headers = (),
+        timestamp: float | None = None,
+        *,
+        callback: DeliveryCallback | None = None,
+    ) -> None:
         self.topic = topic
-        self.partition = -1
-        self.record = record
+        self.key = key
+        self.value = value
+        self.headers = headers
+        self.timestamp = timestamp
         self.callback = callback
+        self.partition = -1
         self.persistent = False  # never given up while the run lives: a dead letter
-        self.deadline = 0.0
+        self.deadline = 0.0  # of its delivery; set once there is trouble
         self.size = 0
         self._receipt: ProduceResult | None = None
         self._index = 0
@@ -74,7 +86,7 @@ class FutureMessage:
             raise trio.WouldBlock
         timestamp, kind = receipt.timestamp, 1
         if timestamp is None:
-            timestamp, kind = self.record.timestamp or 0.0, 0
+            timestamp, kind = self.timestamp or 0.0, 0
         base = receipt.base_offset
         offset = base + self._index if base >= 0 else -1
         return RecordMetadata(self.topic, self.partition, TP(self.topic, self.partition), offset, timestamp, kind)
@@ -104,9 +116,13 @@ class FutureMessage:
         """The broker has it, as number `index` of its batch. Called by the producer."""
         self._receipt = receipt
         self._index = index
-        if self.events is not None:
-            for event in _all(self.events):
-                event.message.release()
+        events = self.events
+        if events is not None:
+            if isinstance(events, Event):
+                events.message.release()
+            else:
+                for event in events:
+                    event.message.release()
         if self._waiters is not None:
             self._waiters.unpark_all()
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import trio
 
 from ..supervision import child
-from .cursor import Cursor
-from .errors import FamulusError, ImproperlyConfigured
+from .errors import FamulusError, ImproperlyConfigured, TopicMismatch, UnknownTopic
 from .event import Event, FailurePolicy
 from .hand import Hand
+from .retry import Retry
 from .subscription import Subscription, TopicSubscription
+from .trimming import REPARTITION_CONFIG, Trimmer
 
 if TYPE_CHECKING:
     from .topic import Topic
@@ -29,6 +30,8 @@ __all__ = ["GroupKey", "regroup"]
 T = TypeVar("T")
 
 log = logging.getLogger("famulus.stream")
+
+_TRIMMING = "trimming"
 
 GroupKey = Any | Callable[[T], Any] | Callable[[T], Awaitable[Any]]
 """A field of a record (`Order.account`), or a function of the value, plain or async.
@@ -100,6 +103,7 @@ def regroup(
         value_serializer=source.channel.value_serializer,
         partitions=partitions,
         internal=True,
+        config=REPARTITION_CONFIG,
     )
     function = _key_function(key)
     derived = _Regrouped(source, topic, function, failures, read)
@@ -123,16 +127,21 @@ class _Regrouped(TopicSubscription):
         self._key = key
         self._failures = failures
         self._read = read
-        self._forwarding = Hand(prepare=self._prepare)
+        # An event whose copy cannot be delivered is a failed event of the agent that regroups.
+        self._forwarding = Hand(failures=failures or self._deliver_again)
 
     @property
     def _forwarder(self) -> str:
         return f"group_by {self.channel.name}"
 
     async def _begin(self) -> None:
-        if self.channel.partitions is None:
-            self.channel.partitions = await self._source.partition_count()
-        await super()._begin()
+        try:
+            if self.channel.partitions is None:
+                self.channel.partitions = await self._fitting_partitions()
+            await super()._begin()
+        except TopicMismatch as error:
+            self.run.refuse(error)
+            raise
         services = self.run.services
         if services is None:
             raise RuntimeError("the run has no supervisor for the forwarder of group_by")
@@ -140,15 +149,36 @@ class _Regrouped(TopicSubscription):
             await services.children[self._forwarder].terminate()
             await services.delete(self._forwarder)
         await services.start(child(self._forward, name=self._forwarder, restart="transient"))
+        trimmer = Trimmer.of(self.run)
+        trimmer.topics.add(self.channel.name)
+        if _TRIMMING not in services.children:
+            await services.start(child(trimmer.run, name=_TRIMMING, restart="transient"))
+
+    async def _fitting_partitions(self) -> int:
+        """As many as the source has.
+
+        Raises:
+            TopicMismatch: the intermediate topic was made when the source had another number.
+        """
+        run, topic, source = self.run, self.channel.name, self._source.channel.name
+        count = await self._source.partition_count()
+        retry = Retry(f"looking at topic {topic}", run.options, log)
+        try:
+            found = await retry.until_done(lambda: run.transport.partition_count(topic))
+        except UnknownTopic:
+            return count
+        if found == count:
+            return count
+        raise TopicMismatch(
+            f"{source!r} has {count} partitions now, and {topic!r}, through which it is grouped, was made with {found}: go on "
+            f"with those, group_by(..., partitions={found}); or, when all that is in it is processed and all workers have "
+            f"stopped, delete it, `{run.transport.command_to('delete', topic)}`, and start again: it is made anew"
+        )
 
     def _detach(self, leave: bool) -> None:
         super()._detach(leave)
         self.run.forget(("regrouped", self.channel.name))
-
-    def _prepare(self, event: Event[Any], cursor: Cursor) -> None:
-        """An event whose copy cannot be delivered is a failed event of the agent that regroups."""
-        event.cursor = cursor
-        event.on_failure = self._failures or self._deliver_again
+        Trimmer.of(self.run).topics.discard(self.channel.name)
 
     def _deliver_again(self, event: Event[Any], error: BaseException) -> None:
         """Where no agent says what becomes of a failed event."""

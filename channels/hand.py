@@ -74,7 +74,7 @@ class Hand:
         self,
         *,
         owner: object | None = None,
-        prepare: Callable[[Event[Any], Cursor], None] | None = None,
+        prepare: Callable[[Event[Any]], None] | None = None,
         interrupt: Callable[[], None] | None = None,
         failures: FailurePolicy | None = None,
         refuse: Callable[[Message, Exception], None] | None = None,
@@ -97,6 +97,7 @@ class Hand:
         cursor = self._cursors.get(source)
         if cursor is None:
             cursor = self._cursors[source] = source.open_cursor()
+            cursor.failures = self.failures
             cursor.prepare = self.prepare
             cursor.interrupt = self.interrupt
             if self._stopping is not None:

@@ -139,9 +139,9 @@ class Message:
         return f"<Message {self.topic}-{self.partition} @{self.offset} refs={self.refcount}>"
 
 
-@attrs.define(slots=True)  # not frozen: that would triple the cost of making one
+@attrs.define(slots=True, eq=False)  # not frozen: that would triple the cost of making one
 class ProducerRecord:
-    """One record to be written: encoded, its partition already chosen.
+    """One record to be written: encoded, its partition already chosen. Compared by identity.
 
     Attributes:
         timestamp: seconds since the epoch; None lets the transport take the time of the write.

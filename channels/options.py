@@ -108,11 +108,19 @@ class MessagingOptions:
     producer_max_batch_bytes: int = setting(1_000_000, "bytes that are written to one partition at once", low=1)
     producer_linger: float = setting(0.0, "seconds to wait for more messages before a batch is written")
     producer_delivery_timeout: float = setting(
-        120.0, "seconds after which a message that the broker has not taken counts as failed", low=0.001
+        120.0,
+        "seconds after which a message that the broker has not confirmed counts as failed, though it may be written later",
+        low=0.001,
     )
     producer_flush_timeout: float = setting(10.0, "seconds that a flush may take at commit and at exit", low=0.001)
     topic_partitions: int = setting(8, "partitions of a topic that is created without a number", low=1)
     topic_replication_factor: int = setting(1, "copies of a topic that is created without a number", low=1)
+    topic_metadata_age: float = setting(
+        60.0, "seconds after which a topic that is written to is looked at again, for partitions added since", low=0.001
+    )
+    topic_trim_interval: float = setting(
+        30.0, "seconds between two times that what is done is deleted from the topics of group_by", low=0.001
+    )
     key_serializer: str = setting("raw", "codec for keys where the topic names none")
     value_serializer: str = setting("json", "codec for values where the topic names none")
 

@@ -20,23 +20,23 @@ _SECONDS = 0.005
 class Pacer:
     """Says when a full checkpoint is due."""
 
-    __slots__ = ("_left", "_limit", "_seconds")
+    __slots__ = ("_seconds", "left", "limit")
 
     def __init__(self) -> None:
-        self._left = _EVENTS
+        self.left = _EVENTS
         real = type(trio.lowlevel.current_clock()).__name__ == "SystemClock"
         self._seconds = _SECONDS if real else float("inf")
-        self._limit = perf_counter() + self._seconds
+        self.limit = perf_counter() + self._seconds
 
     def due(self) -> bool:
         """Count one event; True when a full checkpoint has to be made now."""
-        self._left -= 1
-        if self._left > 0 and perf_counter() < self._limit:
+        self.left -= 1
+        if self.left > 0 and perf_counter() < self.limit:
             return False
         self.rested()
         return True
 
     def rested(self) -> None:
         """A full checkpoint was just made elsewhere."""
-        self._left = _EVENTS
-        self._limit = perf_counter() + self._seconds
+        self.left = _EVENTS
+        self.limit = perf_counter() + self._seconds

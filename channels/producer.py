@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from math import inf
 
 import trio
@@ -19,7 +19,7 @@ from .callbacks import DeliveryCallbacks
 from .counters import Counters
 from .errors import AppNotRunning, BufferFull, ProduceError, TransportError
 from .future import FutureMessage
-from .message import TP, ProducerRecord
+from .message import TP
 from .options import MessagingOptions
 from .partitioner import DefaultPartitioner, partition_for
 from .transport import ProduceResult, Transport
@@ -29,7 +29,10 @@ __all__ = ["Producer"]
 log = logging.getLogger("famulus.producer")
 
 _RECORD_OVERHEAD = 64
-"""Bytes counted for a record besides its key and value: about what Kafka's record format adds, generously."""
+"""Bytes counted for a record besides its key, value and headers: about what Kafka's record format adds, generously."""
+
+_HEADER_OVERHEAD = 8
+"""The same for each header."""
 
 _NOWHERE = -1
 """The partition of a message whose topic's partitions are not known yet."""
@@ -38,22 +41,28 @@ _NOWHERE = -1
 class _Queue:
     """Messages for one partition, in order, and when to try again after a failure."""
 
-    __slots__ = ("attempted", "delay", "messages", "not_before", "tp")
+    __slots__ = ("attempted", "delay", "in_doubt", "messages", "not_before", "tp")
 
     def __init__(self, tp: TP) -> None:
         self.tp = tp
         self.messages: deque[FutureMessage] = deque()
         self.attempted = 0  # messages of the last batch, whose outcome is open: repeated as it was
+        self.in_doubt = False  # whether the last batch may have been written all the same
         self.not_before = -inf
         self.delay = 0.0
 
     def put_off(self, options: MessagingOptions) -> None:
-        """Try again later, each time later still."""
+        """Try again later, each time later still. What was sent before there was trouble gets its deadline now."""
+        now = trio.current_time()
         most = options.broker_retry_backoff_max
         self.delay = min(2 * self.delay, most) if self.delay else options.broker_retry_backoff
-        self.not_before = trio.current_time() + self.delay
+        self.not_before = now + self.delay
+        for future in self.messages:
+            if not future.deadline:
+                future.deadline = now + options.producer_delivery_timeout
 
     def fine(self) -> None:
+        self.in_doubt = False
         self.delay = 0.0
         self.not_before = -inf
 
@@ -61,11 +70,12 @@ class _Queue:
 class _Route:
     """Where the messages of one topic go: a queue for each partition, among those of the producer."""
 
-    __slots__ = ("_all", "_count", "_queues", "_topic", "partitioner")
+    __slots__ = ("_all", "_queues", "_topic", "count", "learned", "partitioner")
 
     def __init__(self, topic: str, count: int, queues: dict[TP, _Queue]) -> None:
         self._topic = topic
-        self._count = count
+        self.count = count
+        self.learned = trio.current_time()
         self._all = queues
         tps = [TP(topic, partition) for partition in range(count)]
         self._queues = [queues.setdefault(tp, _Queue(tp)).messages for tp in tps]
@@ -75,10 +85,10 @@ class _Route:
         """Choose the partition, where the caller did not, and queue it there."""
         partition = future.partition
         if partition < 0:
-            key = future.record.key
-            partition = self.partitioner.choose() if key is None else partition_for(key, self._count)
+            key = future.key
+            partition = self.partitioner.choose() if key is None else partition_for(key, self.count)
             future.partition = partition
-        if partition < self._count:
+        if partition < self.count:
             self._queues[partition].append(future)
         else:  # made since we looked, or never: the broker knows
             tp = TP(self._topic, partition)
@@ -106,6 +116,7 @@ class Producer:
         self._buffered_bytes = 0
         self._waiting_for_room = trio.lowlevel.ParkingLot()
         self._work = trio.Event()
+        self._idle = True  # whether `_work` is still to be set
         self._hurry = trio.Event()
         self.declare: dict[str, Callable[[], Awaitable[None]]] = {}
         self._stopping = False
@@ -123,17 +134,18 @@ class Producer:
 
     @property
     def has_room(self) -> bool:
-        """Whether the buffer takes another message now. A message may exceed the bytes that are left.
+        """Whether the buffer takes another message now; after the end it never does.
 
-        Messages whose callback is still to be called count, so that slow callbacks slow their senders.
+        A message may exceed the bytes that are left. Messages whose callback is still to be called count, so that slow
+        callbacks slow their senders.
         """
-        return self._buffered + len(self.callbacks) < self._most and self._buffered_bytes < self._most_bytes
+        return self._buffered + len(self.callbacks.waiting) < self._most and self._buffered_bytes < self._most_bytes
 
     async def wait_room(self) -> None:
         """Wait until the buffer takes another message. A checkpoint only when it has to wait."""
         while not (self.has_room or self._closed or self.callbacks.calling()):
             self._hurry.set()
-            self._work.set()
+            self._wake()
             await self._waiting_for_room.park()
 
     def enqueue(self, future: FutureMessage, *, partition: int | None, beyond_bounds: bool = False) -> None:
@@ -155,27 +167,46 @@ class Producer:
                 f"the producer's buffer holds {self._buffered} messages of {self._buffered_bytes} bytes: wait with "
                 "`await send(...)`, or raise producer_buffer_maxsize / producer_buffer_bytes"
             )
-        topic = future.topic
-        future.deadline = trio.current_time() + self._options.producer_delivery_timeout
-        route = self._routes.get(topic)
+        self.add(future, partition)
+
+    def add(self, future: FutureMessage, partition: int | None) -> None:
+        """Like `enqueue`, for who has seen in the same step that the run lives and there is room."""
         if partition is not None:
             if partition < 0:
                 raise ValueError(f"partition={partition!r}: expected a whole number of at least 0")
             future.partition = partition
+        if self._trouble:
+            future.deadline = trio.current_time() + self._options.producer_delivery_timeout
+        route = self._routes.get(future.topic)
         if route is None:
-            queue = self._unrouted.get(topic)
-            if queue is None:
-                queue = self._unrouted[topic] = _Queue(TP(topic, _NOWHERE))
-            queue.messages.append(future)
+            self._await_route(future)
         else:
             route.add(future)
-        key, value = future.record.key, future.record.value
-        future.size = _RECORD_OVERHEAD + (0 if key is None else len(key)) + (0 if value is None else len(value))
+        size = _RECORD_OVERHEAD
+        if future.key is not None:
+            size += len(future.key)
+        if future.value is not None:
+            size += len(future.value)
+        if future.headers:
+            size += sum(_HEADER_OVERHEAD + len(name) + len(value) for name, value in future.headers)
+        future.size = size
         self._buffered += 1
-        self._buffered_bytes += future.size
+        self._buffered_bytes += size
         self._counters.messages_sent += 1
-        if not self._work.is_set():
-            self._work.set()
+        if self._idle:
+            self._wake()
+
+    def _await_route(self, future: FutureMessage) -> None:
+        """Keep it until the number of its topic's partitions is known."""
+        queue = self._unrouted.get(future.topic)
+        if queue is None:
+            queue = self._unrouted[future.topic] = _Queue(TP(future.topic, _NOWHERE))
+        queue.messages.append(future)
+
+    def _wake(self) -> None:
+        """Have the writing task look for work."""
+        self._idle = False
+        self._work.set()
 
     def _all_queues(self) -> Iterable[_Queue]:
         return [*self._queues.values(), *self._unrouted.values()]
@@ -197,6 +228,7 @@ class Producer:
             while not self._stopping or self._buffered:
                 await self._wait_for_work()
                 self._work = trio.Event()
+                self._idle = True
                 self._hurry = trio.Event()
                 await self._learn_partitions()
                 await self._write()
@@ -221,7 +253,7 @@ class Producer:
     def _ask_stop(self) -> None:
         self._stopping = True
         self._hurry.set()
-        self._work.set()
+        self._wake()
 
     async def _learn_partitions(self) -> None:
         """Route what was sent before the number of its topic's partitions was known."""
@@ -273,20 +305,40 @@ class Producer:
         batches = self._next_batches()
         if not batches:
             return
-        for topic in {tp.topic for tp in batches}:
-            self._routes[topic].partitioner.new_batch()
-        records: Mapping[TP, Sequence[ProducerRecord]] = {
-            tp: [future.record for future in batch] for tp, batch in batches.items()
-        }
-        outcome = await self._transport.produce(records)
+        topics = {tp.topic for tp in batches}
+        for topic in topics:
+            if topic in self._routes:
+                self._routes[topic].partitioner.new_batch()
+        outcome = await self._transport.produce(batches)
         for tp, batch in batches.items():
             result = outcome[tp]
             if isinstance(result, ProduceResult):
                 self._settle_batch(tp, batch, result)
             elif isinstance(result, TransportError) and result.retriable:
+                self._queues[tp].in_doubt |= result.in_doubt
                 self._put_off(self._queues[tp], result)
             else:
                 self._fail_batch(tp, batch, result)
+                self._routes.pop(tp.topic, None)  # it may be another topic of that name by now
+        if not self._trouble:
+            await self._look_again(topics)
+
+    async def _look_again(self, topics: Iterable[str]) -> None:
+        """Partitions that were added since are for the messages that come now."""
+        now, age = trio.current_time(), self._options.topic_metadata_age
+        for topic in topics:
+            route = self._routes.get(topic)
+            if route is None or now - route.learned < age:
+                continue
+            route.learned = now
+            try:
+                count = await self._transport.partition_count(topic)
+            except TransportError as error:
+                log.debug("looking at topic %s: %s", topic, error)
+            else:
+                if count != route.count:
+                    log.info("topic %s has %d partitions now, it had %d", topic, count, route.count)
+                    self._routes[topic] = _Route(topic, count, self._queues)
 
     def _settle_batch(self, tp: TP, batch: list[FutureMessage], result: ProduceResult) -> None:
         queue = self._queues[tp]
@@ -309,6 +361,7 @@ class Producer:
         for _ in batch:
             queue.messages.popleft()
         queue.attempted = 0
+        queue.in_doubt = False
         kept = [future for future in batch if future.persistent]
         queue.messages.extendleft(reversed(kept))
         log.error("%d messages to %s were not delivered, %d are tried again: %s", len(batch), tp, len(kept), error)
@@ -355,12 +408,17 @@ class Producer:
         now, waited = trio.current_time(), self._options.producer_delivery_timeout
         expired = 0
         for queue in self._all_queues():
-            while queue.messages and queue.messages[0].deadline <= now and not queue.messages[0].persistent:
+            while queue.messages and 0 < queue.messages[0].deadline <= now and not queue.messages[0].persistent:
                 future = queue.messages.popleft()
+                doubt = queue.in_doubt and queue.attempted > 0
                 queue.attempted = max(0, queue.attempted - 1)
-                text = f"{future.topic}: not delivered within {waited:g} s; last: {self._last_error}"
-                self._settle_failed(future, ProduceError(text))
+                outcome = "confirmed within {:g} s, but may be written" if doubt else "delivered within {:g} s"
+                error = ProduceError(f"{future.topic}: not {outcome.format(waited)}; last: {self._last_error}")
+                error.in_doubt = doubt
+                self._settle_failed(future, error)
                 expired += 1
+            if not queue.attempted:
+                queue.in_doubt = False
         if expired:
             log.error("%d messages were not delivered in time and given up: %s", expired, self._last_error)
 
@@ -378,6 +436,7 @@ class Producer:
     def close(self) -> None:
         """The run has ended. Senders that wait for room are refused; callbacks that are plain functions are called."""
         self._closed = True
+        self._most = 0
         self._give_up()
         self._waiting_for_room.unpark_all()
         self.callbacks.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TypeVar
 
 import trio
@@ -22,6 +23,7 @@ class Retry:
     Args:
         what: the activity, for the log: "fetching".
         patient_with: errors to wait for as well, though they pass only when somebody does something.
+        patience: seconds of failures after which the next one is raised.
     """
 
     def __init__(
@@ -31,7 +33,10 @@ class Retry:
         log: logging.Logger,
         *,
         patient_with: tuple[type[TransportError], ...] = (),
+        patience: float = inf,
     ) -> None:
+        self._patience = patience
+        self._until = inf
         self._patient_with = patient_with
         self._what = what
         self._first = options.broker_retry_backoff
@@ -41,18 +46,29 @@ class Retry:
         self._reason: str | None = None
 
     async def wait(self, error: TransportError) -> None:
-        """Wait before the next attempt, longer each time.
+        """Wait before the next attempt, longer each time. Raises what `delay` raises."""
+        await trio.sleep(self.delay(error))
+
+    def delay(self, error: TransportError) -> float:
+        """The seconds to wait before the next attempt, for whoever has something to do meanwhile.
 
         Raises:
-            TransportError: `error` itself, when it is not one that passes by itself.
+            TransportError: `error` itself, when it is not one that passes by itself, or has lasted too long.
         """
         if not (error.retriable or isinstance(error, self._patient_with)):
             raise error
+        now = trio.current_time()
         if self._reason is None:
-            self._reason = f"{type(error).__name__}: {error}"
+            self._until = now + self._patience
+        if now >= self._until:
+            raise error
+        reason = f"{type(error).__name__}: {error}"
+        if self._reason is None or (reason != self._reason and not error.retriable):
+            self._reason = reason
             self._log.warning("%s waits for the broker: %s", self._what, self._reason)
-        await trio.sleep(self._next)
+        delay = min(self._next, self._until - now)
         self._next = min(2 * self._next, self._most)
+        return delay
 
     async def until_done(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Make attempts until one succeeds.

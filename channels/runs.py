@@ -45,6 +45,8 @@ class Run:
         root: the run's supervision tree (set when it is up).
         services: the supervisor under which streams start their helpers (likewise).
         stop_requested: set when the run should end.
+        refusal: why the run cannot start, where a stream found that out; see `refuse`.
+        on_refusal: called when there is one.
     """
 
     def __init__(self, app: Declaration, options: MessagingOptions, transport: Transport) -> None:
@@ -58,6 +60,8 @@ class Run:
         self.root: Supervisor | None = None
         self.services: Supervisor | None = None
         self.stop_requested = trio.Event()
+        self.refusal: Exception | None = None
+        self.on_refusal: Callable[[], object] | None = None
         self.closed = False
         self._states: dict[Hashable, Any] = {}
 
@@ -76,6 +80,12 @@ class Run:
         except KeyError:
             state = self._states[declared] = make()
         return state
+
+    def refuse(self, error: Exception) -> None:
+        """A stream cannot work as declared: while the run starts, it does not start then."""
+        self.refusal = self.refusal or error
+        if self.on_refusal is not None:
+            self.on_refusal()
 
     def tree(self) -> TreeNode:
         """The supervision tree as frozen data.

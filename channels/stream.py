@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .cursor import BadMessage, Cursor
 from .event import Event
@@ -72,10 +74,12 @@ class Stream(AsyncIterator[T], Generic[T]):
             hand.worked = True
             if cursor.idle is not None:
                 cursor.let_go()
-        if pacer.due():
-            await trio.lowlevel.checkpoint()
+        left = pacer.left = pacer.left - 1  # `pacer.due()`, without a call
+        if left <= 0 or perf_counter() >= pacer.limit:
+            pacer.rested()
+            await checkpoint()
         else:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
         while True:
             taken = cursor.take_nowait()
             if taken is None:
@@ -84,12 +88,12 @@ class Stream(AsyncIterator[T], Generic[T]):
                 except trio.EndOfChannel:
                     raise StopAsyncIteration from None
                 pacer.rested()
-            elif isinstance(taken, BadMessage):
-                await self._report(taken)
-            else:
+            elif isinstance(taken, Event):
                 cursor.event = hand.event = taken
                 value: T = taken.value
                 return value
+            else:
+                await self._report(taken)
 
     async def _begin(self) -> tuple[Cursor, Hand, Pacer]:
         """Bind to the hand of the current task, and see that the subscription is up."""

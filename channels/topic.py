@@ -13,11 +13,12 @@ import trio
 
 from ..models import Serde, key_serde, value_serde
 from .channel import Channel
-from .errors import ImproperlyConfigured, TopicExists
+from .errors import ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
-from .message import HeadersArg, ProducerRecord, as_headers
+from .message import HeadersArg, as_headers
 from .partitioner import partition_for
+from .provisioning import create_unless_there, provide_topic
 from .retry import Retry
 from .runs import Declaration, Run, current_run
 from .stream import Stream
@@ -55,7 +56,8 @@ class Topic(Channel[T]):
         compacting, deleting: the broker keeps the newest message of each key; drops old ones.
         replicas: copies, for its creation.
         acks: acknowledge events automatically; False leaves `event.ack()` to you.
-        internal: the topic is ours: created when missing. Others are never created or altered, unless the broker is
+        internal: the topic is ours: created when missing, and refused where the broker has it with other `partitions`
+            or another configuration than declared here. Others are never created or altered, unless the broker is
             embedded in this process or `maybe_declare` is called.
         maxsize: messages that wait for one reader before its partitions are paused.
         config: the broker's own settings for its creation, as ``{"cleanup.policy": "compact"}``.
@@ -131,11 +133,11 @@ class Topic(Channel[T]):
         await self._create(current_run(self.app))
 
     async def _create(self, run: Run) -> None:
-        try:
-            await run.transport.create_topic(self.spec(run))
-        except TopicExists:
-            pass
+        if self.internal:
+            created = await provide_topic(run.transport, self.spec(run), partitions=self.partitions)
         else:
+            created = await create_unless_there(run.transport, self.spec(run))
+        if created:
             log.info("created topic %s", self.name)
 
     async def prepare(self, run: Run) -> None:
@@ -151,7 +153,11 @@ class Topic(Channel[T]):
     def serdes(self, run: Run) -> _TopicState:
         """How its keys and values are encoded and decoded in this run."""
         state: _TopicState | None = run.found(self)
-        return run.state(self, lambda: self._make_state(run)) if state is None else state
+        return self._first_serdes(run) if state is None else state
+
+    def _first_serdes(self, run: Run) -> _TopicState:
+        """Apart from `serdes`, which is called for every message: a closure there would cost it two cells each time."""
+        return run.state(self, lambda: self._make_state(run))
 
     def _make_state(self, run: Run) -> _TopicState:
         options = run.options
@@ -221,9 +227,13 @@ class Topic(Channel[T]):
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
-        if not run.producer.has_room:
-            await run.producer.wait_room()
-        return self._enqueue(run, future, partition)
+        producer = run.producer
+        if producer.has_room:
+            producer.add(future, partition)
+        else:
+            await producer.wait_room()
+            producer.enqueue(future, partition=partition)
+        return _as_output(future)
 
     def send_soon(
         self,
@@ -246,17 +256,17 @@ class Topic(Channel[T]):
         """
         run = current_run(self.app)
         future = self._promise(run, key, value, timestamp, headers, key_serializer, value_serializer, callback)
-        return self._enqueue(run, future, partition)
+        run.producer.enqueue(future, partition=partition)
+        return _as_output(future)
 
     async def forward(self, run: Run, key: Any, value: Any, *, raw: bytes | None, headers: HeadersArg) -> FutureMessage:
         """Send under a new key; `raw` bytes go as they are, else `value` is encoded."""
         state = self.serdes(run)
         payload = state.value.dumps(value) if raw is None else raw
-        future = FutureMessage(
-            self.name, ProducerRecord(state.key.dumps(key), payload, as_headers(headers), time.time())
-        )
+        future = FutureMessage(self.name, state.key.dumps(key), payload, as_headers(headers), time.time())
         await run.producer.wait_room()
-        return self._enqueue(run, future, None)
+        run.producer.enqueue(future, partition=None)
+        return _as_output(future)
 
     def _promise(
         self,
@@ -275,18 +285,19 @@ class Topic(Channel[T]):
             key_codec = key_serde(self.key_type, key_serializer)
         if value_serializer is not None:
             value_codec = value_serde(self.value_type, value_serializer)
-        record = ProducerRecord(
+        return FutureMessage(
+            self.name,
             None if key is None else key_codec.dumps(key),
             None if value is None else value_codec.dumps(value),
             as_headers(headers) if headers else (),
             time.time() if timestamp is None else timestamp,
+            callback=callback,
         )
-        return FutureMessage(self.name, record, callback=callback)
 
-    def _enqueue(self, run: Run, future: FutureMessage, partition: int | None) -> FutureMessage:
-        """Into the producer's buffer, as an output of the event in hand."""
-        run.producer.enqueue(future, partition=partition)
-        hand = current_hand.get()
-        if hand is not None:
-            hand.claim(future)
-        return future
+
+def _as_output(future: FutureMessage) -> FutureMessage:
+    """What is sent while an event is in hand is an output of that event."""
+    hand = current_hand.get()
+    if hand is not None:
+        hand.claim(future)
+    return future

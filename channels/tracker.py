@@ -16,6 +16,7 @@ class PartitionTracker:
     """Made at assignment, closed at revocation; an ack that comes later finds `live` at -1 and changes nothing.
 
     Attributes:
+        began: the offset that was started from.
         committed: the offset that was last committed, or started from.
     """
 
@@ -25,6 +26,7 @@ class PartitionTracker:
         "_on_acked",
         "_on_room",
         "_span_full",
+        "began",
         "blocked_since",
         "committed",
         "inboxes",
@@ -49,7 +51,7 @@ class PartitionTracker:
         self.ledger = ledger
         self.inboxes = inboxes
         self.live = ledger.generation
-        self.committed = ledger.committable
+        self.began = self.committed = ledger.committable
         self.blocked_since: float | None = None
         self.paused = False
         self._max_span = max_span

@@ -10,13 +10,13 @@ a subclass of `Transport`, which is called as ``cls(url, options)``.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import entry_points
 from re import Pattern
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -256,7 +256,8 @@ class Transport(ABC):
 
         It never hangs: a broker that does not answer becomes `BrokerUnavailable` after a bound of the transport's own.
         The outcome is per partition: a result, or the `TransportError` that kept the whole batch of that partition
-        out of the log. Cancelled: each batch is in the log whole or not at all.
+        out of the log; one that is `in_doubt` if the batch may still get there. Who then repeats the same records, and
+        perhaps more behind them, gets them written once. Cancelled: each batch is in the log whole or not at all.
         """
 
     @abstractmethod
@@ -324,6 +325,25 @@ class Transport(ABC):
     async def delete_records(self, before: Mapping[TP, int]) -> None:
         """Trim logs: drop the messages below these offsets. Offsets of the others stay as they are."""
 
+    def command_to(
+        self,
+        change: Literal["grow", "configure", "delete"],
+        topic: str,
+        *,
+        partitions: int = 0,
+        config: Mapping[str, str] | None = None,
+    ) -> str:
+        """What a person types to change a topic, for error messages; without tools of the broker's own, a call of ours.
+
+        Args:
+            partitions: for "grow".
+            config: for "configure".
+        """
+        if change == "grow":
+            return f"await transport.add_partitions({topic!r}, {partitions})"
+        delete = f"await transport.delete_topic({topic!r})"
+        return delete if change == "delete" else f"{delete}, since its configuration cannot be changed"
+
 
 def transport_schemes() -> list[str]:
     """The URL schemes for which a transport is installed, sorted."""
@@ -336,16 +356,18 @@ def load_transport(url: str, options: TransportOptions) -> Transport:
     Raises:
         ImproperlyConfigured: no installed transport has this scheme.
     """
-    scheme = urlsplit(url).scheme
+    scheme, colon, _ = url.partition(":")
+    scheme = scheme.lower() if colon else ""
+    shown = re.sub("(://[^:/@]*):.*@", r"\1:***@", url)
     for entry in entry_points(group="famulus.transports"):
         if entry.name == scheme:
             cls = entry.load()
             if not (isinstance(cls, type) and issubclass(cls, Transport)):
                 raise ImproperlyConfigured(
-                    f"broker={url!r}: entry point {entry.value!r} for scheme {scheme!r} is no subclass of famulus.Transport"
+                    f"broker={shown!r}: entry point {entry.value!r} for scheme {scheme!r} is no subclass of famulus.Transport"
                 )
             return cls(url, options)  # type: ignore[call-arg]  # the constructor is part of the interface, not of the ABC
     known = ", ".join(f"{name}://" for name in transport_schemes())
     raise ImproperlyConfigured(
-        f"broker={url!r}: no transport for {scheme or 'a URL without a scheme'!r}; installed: {known}"
+        f"broker={shown!r}: no transport for {scheme or 'a URL without a scheme'!r}; installed: {known}"
     )

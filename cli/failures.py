@@ -5,9 +5,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 
+from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, MemberReplaced
 from ..supervision import SupervisorFailed
 
-__all__ = ["explain_failure", "find_exit_request", "summarize_failure"]
+__all__ = ["explain_failure", "find_exit_request", "says_all", "summarize_failure"]
 
 
 def explain_failure(failure: BaseException) -> str:
@@ -30,6 +31,12 @@ def explain_failure(failure: BaseException) -> str:
 def summarize_failure(failure: BaseException) -> str:
     """The same in one line."""
     return "; ".join(_line(root) for root in _roots(failure))
+
+
+def says_all(failure: BaseException) -> bool:
+    """Whether the summary says all there is to say: the world or a setting did it, and no line of code is to be looked at."""
+    causes = [root.__cause__ if isinstance(root, SupervisorFailed) else root for root in _roots(failure)]
+    return all(isinstance(cause, BrokerUnavailable | ImproperlyConfigured | MemberReplaced) for cause in causes)
 
 
 def find_exit_request(failure: BaseException) -> BaseException | None:

@@ -32,6 +32,10 @@ class Invocation:
     overrides: Mapping[str, Any]
     debug: bool
 
+    def overriding(self, **settings: Any) -> Invocation:
+        """The same call with these settings too."""
+        return attrs.evolve(self, overrides={**self.overrides, **settings})
+
     def app(self) -> App:
         """The App to work with, imported if need be.
 

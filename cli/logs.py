@@ -57,6 +57,8 @@ def set_up_logging(level: str, *, logfile: Path | None, format: LogFormat, color
     """
     root = logging.getLogger()
     root.setLevel(LEVELS[level.lower()])
+    if root.level > logging.DEBUG:  # what matters of it we log ourselves, once; it would say so for each attempt
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if root.handlers and logfile is None and format == "auto":
         return
     root.addHandler(_handler(logfile, format, color))

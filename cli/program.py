@@ -21,6 +21,8 @@ from .invocation import Invocation, read_overrides
 from .output import mask
 from .send import send
 from .settings import settings
+from .topics import topics
+from .tree import tree
 from .version import version
 from .worker import worker
 
@@ -144,7 +146,7 @@ def make_program(app: App | None = None) -> Program:
         invoke_without_command=True,
         callback=_help_without_command,
     )
-    for command in (worker, agents, send, settings):
+    for command in (worker, agents, tree, send, topics, settings):
         program.add_command(command)
     return program
 

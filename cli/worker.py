@@ -18,7 +18,8 @@ from ..app.app import App
 from ..app.settings import Settings
 from ..app.worker import run_worker
 from ..channels.errors import ImproperlyConfigured
-from .failures import explain_failure, find_exit_request, summarize_failure
+from ..supervision import TreeError, TreeSpec, tree_from_toml
+from .failures import explain_failure, find_exit_request, says_all, summarize_failure
 from .invocation import Invocation
 from .logs import LEVELS, LogFormat, set_up_logging
 from .output import console, mask
@@ -35,6 +36,8 @@ Examples:
   famulus -A shop worker                       app in shop.py
   famulus -A shop.main:orders worker -l debug  orders in shop/main.py
   famulus -A shop --broker kafka://one:9092 --set stream_buffer_maxsize=100 worker
+  famulus -A shop worker --instance-id shop-1 --fail-fast
+  famulus -A shop worker --tree deploy/tree.toml
   python shop.py worker -l info                a script that ends in app.main()
 """,
 )
@@ -59,6 +62,26 @@ Examples:
     show_default=True,
     help="auto is rich on a terminal, else plain; json is one object a line.",
 )
+@click.option(
+    "--instance-id",
+    metavar="NAME",
+    help="Static group membership: this worker's own lasting name, as `shop-1`. Restarted under it within the session "
+    "timeout, it gets its partitions back without a rebalance. Of two with one name the older ends.",
+)
+@click.option(
+    "--fail-fast",
+    is_flag=True,
+    help="Exit with 1 if no broker can be reached at the start; without it the worker waits for one.",
+)
+@click.option(
+    "--tree",
+    "tree_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="FAMULUS_TREE",
+    show_envvar=True,
+    help="A TOML file that says which supervisor runs what: its table [tool.famulus.tree], or else all of it. Without this "
+    "option the App's own tree counts, and without one the table in ./pyproject.toml.",
+)
 @click.option("--no-color", is_flag=True, help="No colours on a terminal. NO_COLOR=1 does the same.")
 @click.option("--no-banner", is_flag=True, help="Start without the box of facts.")
 @click.pass_obj
@@ -67,6 +90,9 @@ def worker(
     loglevel: str,
     logfile: Path | None,
     log_format: LogFormat,
+    instance_id: str | None,
+    fail_fast: bool,
+    tree_file: Path | None,
     no_color: bool,
     no_banner: bool,
 ) -> None:
@@ -78,25 +104,50 @@ def worker(
 
     The banner and the log go to stderr; stdout is the app's own.
     """
+    if instance_id is not None:
+        invocation = invocation.overriding(consumer_group_instance_id=instance_id)
+    if fail_fast:
+        invocation = invocation.overriding(broker_start_timeout=0.0)
     app = invocation.app()
     settings = invocation.settings(app)
     invocation.transport(app)  # a broker that cannot be is said before anything is shown
+    tree = read_tree(tree_file, app)
     set_up_logging(loglevel, logfile=logfile, format=log_format, color=not no_color)
     if not no_banner:
         console(stderr=True, color=not no_color).print(banner(app, settings, loglevel))
     try:
-        trio.run(partial(run_worker, app, **invocation.overrides))
+        trio.run(partial(run_worker, app, tree=tree, **invocation.overrides))
     except (ImproperlyConfigured, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as failure:
         if invocation.debug:
             log.critical("app %s failed", app.id, exc_info=failure)
-        else:
+        elif not says_all(failure):
             log.critical("app %s failed\n%s", app.id, explain_failure(failure))
         exit_request = find_exit_request(failure)
         if exit_request is not None:
             raise exit_request from failure
         raise click.ClickException(f"the worker ends: {mask(summarize_failure(failure))}") from failure
+
+
+def read_tree(file: Path | None, app: App) -> TreeSpec | None:
+    """The tree in this file, else in ./pyproject.toml where the App declares none.
+
+    Raises:
+        ImproperlyConfigured: there is no tree in it, or a wrong one; the message names the key.
+    """
+    default = Path("pyproject.toml")
+    if file is None and (app.declared_tree is not None or not default.is_file()):
+        return None
+    source = default if file is None else file
+    try:
+        text = source.read_text(encoding="utf-8")
+        tree = tree_from_toml(text, source=str(source))
+        if tree is None and file is not None:
+            tree = tree_from_toml(text, table="", source=str(source))
+    except (TreeError, OSError, UnicodeDecodeError) as error:
+        raise ImproperlyConfigured(f"the tree in {source}: {error}") from error
+    return tree
 
 
 def banner(app: App, settings: Settings, loglevel: str) -> Panel:

@@ -15,7 +15,7 @@ async def main() -> None:
             async for n in stream:
                 yield 2 * n  # the answer to whoever asked
 
-        with trio.fail_after(1):  # deadlines belong to the caller
+        with trio.fail_after(10):  # deadlines belong to the caller
             answer = await double.ask(21)
         print(f"double(21) is {answer}")
 

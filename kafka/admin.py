@@ -6,8 +6,10 @@ that lets the broker create it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 import attrs
 import trio
@@ -18,14 +20,16 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import TopicPartition
 
 from ..channels.errors import BrokerUnavailable, TopicExists, TransportError
-from ..channels.message import TP
+from ..channels.message import TP, some_names
 from ..channels.transport import TopicDescription, TopicSpec
 from .bridge import Bridge
 from .errors import CALL_FAILURES, by_code, is_passing, translated, unknown_topic
+from .settings import KafkaSettings
 
-__all__ = ["KafkaAdmin", "TopicMetadata"]
+__all__ = ["KafkaAdmin", "TopicMetadata", "command_to"]
 
 _POLL = 0.05  # seconds between two looks whether a change is visible
+_GLANCE = 2.0  # seconds that a broker has to answer whether it shows a change
 
 
 @attrs.frozen
@@ -39,13 +43,37 @@ class TopicMetadata:
     ready: bool
 
 
+def command_to(
+    settings: KafkaSettings,
+    change: Literal["grow", "configure", "delete"],
+    topic: str,
+    *,
+    partitions: int = 0,
+    config: Mapping[str, str] | None = None,
+) -> str:
+    """The command that changes a topic: ours, or where we have none the one that comes with Kafka. See `Transport.command_to`."""
+    if change == "configure":
+        pairs = ",".join(
+            f"{name}=[{value}]" if "," in value else f"{name}={value}" for name, value in (config or {}).items()
+        )
+        return (
+            f"kafka-configs.sh --bootstrap-server {settings.servers[0]} --alter --entity-type topics "
+            f"--entity-name {topic} --add-config {pairs}"
+        )
+    topics = f"famulus --broker {shlex.quote(settings.url)} topics"
+    if change == "delete":
+        return f"{topics} delete {shlex.quote(topic)}"
+    return f"{topics} add-partitions {shlex.quote(topic)} --total {partitions}"
+
+
 class KafkaAdmin:
     """Topics of one cluster, over one started admin client. May be used by several tasks."""
 
-    def __init__(self, bridge: Bridge, client: AIOKafkaAdminClient, *, timeout: float) -> None:
+    def __init__(self, bridge: Bridge, client: AIOKafkaAdminClient, *, timeout: float, broker: str) -> None:
         self._bridge = bridge
         self._client = client
         self._timeout = timeout
+        self._broker = broker
 
     async def _bounded(self, doing: str, function: Callable[..., Any], *args: Any, within: float | None = None) -> Any:
         """Call the client; its errors, and no answer in time, become ours."""
@@ -59,21 +87,22 @@ class KafkaAdmin:
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    async def _metadata(self, topics: list[str] | None) -> Any:
+    async def _metadata(self, topics: list[str] | None, node: int | None) -> Any:
         # `describe_topics` would let the broker create what is missing.
-        return await self._client._send_request(MetadataRequest(topics, allow_auto_topic_creation=False))
+        return await self._client._send_request(MetadataRequest(topics, allow_auto_topic_creation=False), node)
 
     async def topics(
-        self, names: Sequence[str] | None = None, *, within: float | None = None
+        self, names: Sequence[str] | None = None, *, within: float | None = None, node: int | None = None
     ) -> dict[str, TopicMetadata]:
         """What the cluster has of these topics, or all; those that do not exist are left out.
 
         Args:
             within: seconds to wait for an answer, if not the usual ones.
+            node: the broker to ask; any one by default.
         """
         doing = "listing topics" if names is None else f"looking at {', '.join(names)}"
         asked = None if names is None else list(names)
-        response = (await self._bounded(doing, self._metadata, asked, within=within)).to_object()
+        response = (await self._bounded(doing, self._metadata, asked, node, within=within)).to_object()
         found: dict[str, TopicMetadata] = {}
         for topic in response["topics"]:
             error = by_code(topic["error_code"])
@@ -99,13 +128,18 @@ class KafkaAdmin:
         """
         found = await self.topics([name])
         if name not in found:
-            raise unknown_topic(name)
+            raise unknown_topic(name, self._broker)
         return found[name]
 
     async def _until(self, name: str, visible: Callable[[TopicMetadata | None], bool]) -> None:
+        """Wait until every broker shows a change; one that does not answer is left out, unless none does."""
         with trio.move_on_after(self._timeout):
             while not visible((await self.topics([name])).get(name)):
                 await trio.sleep(_POLL)
+            for node in sorted(self._client._client.cluster.brokers(), key=lambda node: node.nodeId):
+                with suppress(BrokerUnavailable):
+                    while not visible((await self.topics([name], node=node.nodeId, within=_GLANCE)).get(name)):
+                        await trio.sleep(_POLL)
             return
         raise BrokerUnavailable(f"{name}: the change was accepted, but is not visible within {self._timeout:g} s")
 
@@ -118,7 +152,7 @@ class KafkaAdmin:
             for code, message, _, _, entries in response.resources:
                 error = by_code(code)
                 if error is kafka_errors.UnknownTopicOrPartitionError:
-                    raise unknown_topic(name)
+                    raise unknown_topic(name, self._broker)
                 if error is not None:
                     raise translated(error(message), doing)
                 config.update((entry[0], entry[1]) for entry in entries if entry[1] is not None)
@@ -152,7 +186,7 @@ class KafkaAdmin:
         for _, code in response.topic_error_codes:
             error = by_code(code)
             if error is kafka_errors.UnknownTopicOrPartitionError:
-                raise unknown_topic(name)
+                raise unknown_topic(name, self._broker)
             if error is not None:
                 raise translated(error(), doing)
         await self._until(name, lambda topic: topic is None)
@@ -176,8 +210,17 @@ class KafkaAdmin:
         return await self._client.create_partitions({name: NewPartitions(total)})
 
     async def delete_records(self, before: Mapping[TP, int]) -> None:
-        if before:
-            await self._bounded(f"trimming {', '.join(map(str, before))}", self._delete_records, dict(before))
+        if not before:
+            return
+        try:
+            await self._bounded(f"trimming {some_names(before)}", self._delete_records, dict(before))
+        except BrokerUnavailable:
+            # Of a partition that is not there, or that we may not see, it says that nobody leads it.
+            topics = {tp.topic for tp in before}
+            missing = topics.difference(await self.topics(sorted(topics)))
+            if missing:
+                raise unknown_topic(min(missing), self._broker) from None
+            raise
 
     async def _delete_records(self, before: dict[TP, int]) -> Any:
         return await self._client.delete_records(

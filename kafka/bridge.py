@@ -116,6 +116,7 @@ class Bridge:
             await Call(loop.create_task(_settle(tasks))).wait()
         else:
             log.error("tasks of the Kafka client do not end: %s", asyncio.all_tasks(loop))
+        await Call(loop.create_task(_close_sockets(loop))).wait()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -206,6 +207,14 @@ class Crossing(Generic[Q]):
 
 async def _settle(tasks: set[asyncio.Task[Any]]) -> None:
     await asyncio.wait(tasks, timeout=1)
+
+
+async def _close_sockets(loop: asyncio.AbstractEventLoop) -> None:
+    """A transport that is closed gives its socket back in a later round of the loop, one with TLS when the peer answers."""
+    inside: Any = loop  # asyncio has no public list of its transports
+    for transport in list(getattr(inside, "_transports", {}).values()):
+        transport.abort()
+    await asyncio.sleep(0)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

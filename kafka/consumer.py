@@ -20,7 +20,8 @@ from ..channels.errors import BrokerUnavailable, CommitRefused, TransportError
 from ..channels.message import TP
 from ..channels.transport import Assignment, Batch, Consumer, ConsumerOptions, RebalanceListener
 from .bridge import Bridge
-from .errors import CALL_FAILURES, translated, unknown_topic
+from .damage import Damage
+from .errors import CALL_FAILURES, DAMAGED, translated, unknown_topic
 from .inside import Attempt, ConsumerInside
 from .membership import Membership
 
@@ -47,16 +48,19 @@ class KafkaConsumer(Consumer):
         *,
         list_topics: Callable[[], Awaitable[Sequence[str]]],
         commit_timeout: float,
+        broker: str,
     ) -> None:
         self.options = options
         self._bridge = bridge
         self._list_topics = list_topics
         self._commit_timeout = commit_timeout
+        self._broker = broker
         self.inside = ConsumerInside(client, options.group)
         self.membership = Membership(client, self.inside, options, listener, self.wake)
         self._wanted: tuple[frozenset[str], Pattern[str] | None] | None = None
         self._replaced: object = None
         self._woken = False
+        self._damage = Damage(log)
         self._connected = True
         self._news = trio.Event()
         self._waiter: asyncio.Future[None] | None = None
@@ -109,7 +113,7 @@ class KafkaConsumer(Consumer):
             else:
                 break
         if missing:
-            raise unknown_topic(min(missing))
+            raise unknown_topic(min(missing), self._broker)
 
     @property
     def assignment(self) -> Assignment:
@@ -135,16 +139,25 @@ class KafkaConsumer(Consumer):
         """What has been read ahead of these partitions. Positions move here and nowhere else, without a checkpoint."""
         batches: list[Batch] = []
         assignment = self.membership.assignment
+        if self._damage:
+            self._damage.keep(assignment.partitions)
         for tp, most in room.items():
             if tp not in assignment.partitions or tp in self.membership.paused or most < 1:
                 continue
+            if self._damage and not self._damage.may_be_tried(tp):
+                continue
             try:
                 messages = self.inside.take(tp, most, assignment.generation)
+            except DAMAGED as error:
+                self._damage.found(tp, self.position(tp), translated(error, f"reading {tp}@{self.position(tp)}"))
+                continue
             except CALL_FAILURES as error:
                 if batches:
                     return batches  # these have moved their positions; the error comes again, or is over
                 raise translated(error, f"reading {tp}@{self.position(tp)}") from error
             if messages:
+                if self._damage:
+                    self._damage.passed(tp)
                 batches.append(Batch(tp, assignment.generation, messages, self.position(tp), self.highwater(tp)))
         return batches
 
@@ -159,6 +172,8 @@ class KafkaConsumer(Consumer):
             with trio.move_on_after(_LOOK):
                 await self._news.wait()
             self._report_connection()
+            if self._damage and self._damage.due:
+                break
         # Woken because all is over: then the cancellation that comes with it says more than a closed consumer.
         await trio.lowlevel.checkpoint_if_cancelled()
 

@@ -6,16 +6,27 @@ knows aiokafka's names.
 
 from __future__ import annotations
 
+import shlex
 from typing import Final
 
 from aiokafka import errors as kafka_errors
 
-from ..channels.errors import BrokerUnavailable, CommitRefused, ProduceError, TopicExists, TransportError, UnknownTopic
+from ..channels.errors import (
+    BrokerUnavailable,
+    CommitRefused,
+    ImproperlyConfigured,
+    ProduceError,
+    TopicExists,
+    TransportError,
+    UnknownTopic,
+)
 
 __all__ = [
     "CALL_FAILURES",
+    "DAMAGED",
     "GONE",
     "WITHOUT_PRODUCER",
+    "ConnectionMisconfigured",
     "StaleProducer",
     "by_code",
     "is_passing",
@@ -50,6 +61,14 @@ WITHOUT_PRODUCER: Final = (
 )
 """The broker no longer accepts what this idempotent producer numbers; a new one is needed."""
 
+DAMAGED: Final = (
+    kafka_errors.CorruptRecordException,  # InvalidMessageError, to older readers
+    kafka_errors.RecordTooLargeError,
+    kafka_errors.UnknownError,  # so brokers answer where a disk fails them
+    kafka_errors.KafkaStorageError,
+)
+"""What one partition holds cannot be read; the others are not concerned."""
+
 _PASSING: Final = (
     kafka_errors.KafkaConnectionError,
     kafka_errors.KafkaTimeoutError,
@@ -76,6 +95,10 @@ _AUTHORIZATION: Final = (
 )
 
 
+class ConnectionMisconfigured(TransportError, ImproperlyConfigured):
+    """The broker is there and will never talk to us as the URL has it: login, TLS, certificate. Not tried again."""
+
+
 class StaleProducer(TransportError):
     """The broker has forgotten or replaced our producer; the batch is not written, a new producer will write it."""
 
@@ -92,11 +115,11 @@ def by_code(code: int) -> type[kafka_errors.BrokerResponseError] | None:
     return None if code == 0 else kafka_errors.for_code(code)
 
 
-def unknown_topic(topic: str) -> UnknownTopic:
-    """The error for a topic that the broker does not have, with the command that creates it."""
+def unknown_topic(topic: str, broker: str) -> UnknownTopic:
+    """The error for a topic that the broker at this URL does not have, with the command that creates it."""
     return UnknownTopic(
-        f"the broker has no topic {topic!r}: create it with `kafka-topics.sh --bootstrap-server HOST:PORT --create "
-        f"--topic {topic} --partitions N`, or with the transport's create_topic()"
+        f"the broker has no topic {topic!r}: create it with `famulus --broker {shlex.quote(broker)} topics create "
+        f"{shlex.quote(topic)} --partitions N`"
     )
 
 
@@ -112,13 +135,25 @@ def translated(error: BaseException, doing: str) -> TransportError:
     if isinstance(error, kafka_errors.TopicAlreadyExistsError):
         return TopicExists(reason)
     if isinstance(error, _TOO_LARGE):
-        return ProduceError(f"{reason}; send less at once, or raise the topic's max.message.bytes")
+        return ProduceError(
+            f"{reason}; the broker takes no more at once than the topic's max.message.bytes (1 MB by default): raise that, "
+            "or where each message alone is smaller, lower our producer_max_batch_bytes to it"
+        )
     if isinstance(error, _AUTHENTICATION):
         return TransportError(f"{reason}; check user, password and sasl_mechanism in the broker's URL")
     if isinstance(error, _AUTHORIZATION):
         return TransportError(f"{reason}; the broker's ACLs do not allow it to this user")
     if isinstance(error, kafka_errors.CorruptRecordException):
-        return TransportError(f"{reason}; the log of the partition is damaged on the broker")
+        return TransportError(
+            f"{reason}; its log is damaged on the broker: have that replica made anew from another one, or give up what is "
+            "damaged by setting the group's offset behind it, with the workers stopped, as with `kafka-consumer-groups.sh "
+            "--reset-offsets --to-offset N`"
+        )
+    if isinstance(error, kafka_errors.NodeNotReadyError):
+        return BrokerUnavailable(
+            f"{doing}: a broker of the cluster cannot be connected to: see that it runs, and that the address it gives to "
+            "clients (advertised.listeners) can be reached from here; it is tried again"
+        )
     if is_passing(error):
         return BrokerUnavailable(f"{reason}; it is tried again")
     return TransportError(reason)

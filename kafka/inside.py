@@ -1,4 +1,4 @@
-"""What we use of aiokafka's inside: everything private stands in this file, each piece with its reason.
+"""What we use of aiokafka's inside: everything private stands here and in `records.py`, each piece with its reason.
 
 Written for aiokafka 0.14; `tests/kafka` fails where a release changes one of these. Why at all:
 
@@ -7,13 +7,17 @@ Written for aiokafka 0.14; `tests/kafka` fails where a release changes one of th
   keeps it is synchronous, so it cannot be cancelled in the middle; it makes our messages directly.
 - Commits: `commit()` sends whatever generation the coordinator has by then. A commit held back over a rebalance was
   seen to be accepted for a partition that the member no longer owned.
+- Committed offsets: since version 2 of the answer a group's error stands beside its partitions, where `aiokafka` does
+  not look. While a coordinator is loading, it took the group for one that has committed nothing, and began anew.
+- Damaged partitions: what a broker answers for one whose log it cannot read is logged by the client, without the
+  partition's name, and asked again at once, 300 times a second.
 - Static membership: a member that the broker no longer knows joins anew, and so evicts the one that replaced it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from re import Pattern
 from typing import Any
@@ -22,21 +26,21 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import errors as kafka_errors
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.consumer.subscription_state import SubscriptionType
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from ..channels.errors import BrokerUnavailable, CommitRefused
 from ..channels.message import TP, Message
-from .errors import GONE, translated
+from .errors import CALL_FAILURES, DAMAGED, GONE, by_code, translated
+from .records import Unpacker
 
 __all__ = ["Attempt", "ConsumerInside"]
 
 _COORDINATOR_WAIT = 2.0  # seconds that a commit waits for the group's coordinator to be found
-_COORDINATOR_MOVES = (
-    kafka_errors.GroupCoordinatorNotAvailableError,
-    kafka_errors.NotCoordinatorForGroupError,
-    kafka_errors.GroupLoadInProgressError,
-)
+_COORDINATOR_GONE = (kafka_errors.GroupCoordinatorNotAvailableError, kafka_errors.NotCoordinatorForGroupError)
+_COORDINATOR_MOVES = (*_COORDINATOR_GONE, kafka_errors.GroupLoadInProgressError)
 
 
 class Attempt:
@@ -65,6 +69,8 @@ class ConsumerInside:
         self._commit_lock = asyncio.Lock()
         self._finding: asyncio.Task[None] | None = None
         self._left = False
+        self._coordinator._send_req = self._checked(self._coordinator._send_req)
+        self._client.send = self._watched(self._client.send)
 
     # -- the group -----------------------------------------------------------------------------------------
 
@@ -144,6 +150,21 @@ class ConsumerInside:
             with suppress(kafka_errors.KafkaError):  # the session runs out instead
                 await self._client.send(coordinator.coordinator_id, LeaveGroupRequest(self._group, member))
         await self._consumer.stop()
+
+    def _checked(self, send: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        """Requests to the coordinator, with the error raised that an answer has for all of its partitions."""
+
+        async def send_checked(request: Any) -> Any:
+            response = await send(request)
+            if isinstance(request, OffsetFetchRequest):
+                error = by_code(getattr(response, "error_code", 0))
+                if error is not None:
+                    if error in _COORDINATOR_GONE:
+                        self._coordinator.coordinator_dead()
+                    raise error(self._group)
+            return response
+
+        return send_checked
 
     # -- commits -------------------------------------------------------------------------------------------
 
@@ -238,40 +259,52 @@ class ConsumerInside:
             return []
         if not issubclass(type(result), FetchResult):
             self._drop(tp)
+            if isinstance(result._error, kafka_errors.RecordTooLargeError):
+                self.seek(tp, self._state(tp).position - 1)  # the client has passed it over
             result.check_raise()
+        if not result.check_assignment(tp):  # fetched before a rebalance or a seek
+            self._drop(tp)
+            return []
         records: Any = result._partition_records
-        if "_consumer_record" not in vars(records):
-            records._consumer_record = _message_maker(tp, generation)
+        unpacker: Unpacker | None = vars(records).get("unpacker")
+        if unpacker is None:
+            unpacker = records.unpacker = Unpacker(records, tp, generation)
         try:
-            messages: list[Message] = result.getall(most)
-        except BaseException:
+            messages = unpacker.take(most)
+        except BaseException as error:
             self._drop(tp)  # else the next call would go on behind what was lost with the error
+            if isinstance(error, Exception) and not isinstance(error, CALL_FAILURES):
+                # Its checksum is right, and its contents are not.
+                raise kafka_errors.CorruptRecordException(repr(error)) from error
             raise
-        if not result.has_more():
+        result._update_position()
+        if unpacker.ended:
             self._drop(tp)
         return messages
+
+    def _watched(self, send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """Requests of any kind, with what keeps a partition from being read put where `take` finds it."""
+
+        async def send_watched(node: int, request: Any, **more: Any) -> Any:
+            response = await send(node, request, **more)
+            if isinstance(request, FetchRequest):
+                for topic, partitions in response.topics:
+                    for partition, code, *_ in partitions:
+                        if code != 0:
+                            self._note_damage(TP(topic, partition), by_code(code))
+            return response
+
+        return send_watched
+
+    def _note_damage(self, tp: TP, error: type[Exception] | None) -> None:
+        state, fetcher = self._state(tp), self._fetcher
+        if error is None or not issubclass(error, DAMAGED) or state is None or tp in fetcher._records:
+            return
+        fetcher._set_error(TopicPartition(*tp), error())
+        for waiter in list(fetcher._fetch_waiters):
+            fetcher._notify(waiter)
 
     def _drop(self, tp: TP) -> None:
         fetcher = self._fetcher
         fetcher._records.pop(tp, None)
         fetcher._notify(fetcher._wait_consume_future)
-
-
-def _message_maker(tp: TP, generation: int) -> Callable[[object, Any], Message]:
-    topic, partition = tp
-
-    def make(_: object, record: Any) -> Message:
-        headers = record.headers
-        return Message(
-            topic,
-            partition,
-            record.offset,
-            (record.timestamp or 0) / 1000,
-            record.timestamp_type or 0,
-            tuple([(name, value or b"") for name, value in headers]) if headers else (),
-            record.key,
-            record.value,
-            generation,
-        )
-
-    return make

@@ -18,7 +18,7 @@ import trio
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.structs import TopicPartition
 
-from ..channels.errors import TransportError
+from ..channels.errors import MemberReplaced, TransportError
 from ..channels.message import TP
 from ..channels.transport import Assignment, ConsumerOptions, RebalanceListener
 from .bridge import Crossing
@@ -106,7 +106,8 @@ class Membership:
         """Tell the listener of rebalances until `ask_close`; then give up what is owned.
 
         Raises:
-            TransportError: the group has forgotten or replaced this static member, or its partitions cannot be read.
+            MemberReplaced: the group has forgotten or replaced this static member.
+            TransportError: its partitions cannot be read.
         """
         self.task = trio.lowlevel.current_task()
         try:
@@ -174,10 +175,10 @@ class Membership:
         who = f"group {self._options.group!r}, static member {self._options.instance_id!r}"
         self.serving = False
         self._fail(
-            TransportError(
-                f"{who}: the group has another member of this id, or has forgotten this one after a silence of more than "
-                f"{self._options.session_timeout:g} s; it must not join again, since two would evict each other for ever: "
-                "see that only one process runs with this id, then start it again"
+            MemberReplaced(
+                f"{who}: another process has joined under this id, or the group has heard nothing of this one for more "
+                f"than {self._options.session_timeout:g} s. It must not join again, since two would evict each other for "
+                "ever: see that only one process runs with this id, then start it again"
             )
         )
 

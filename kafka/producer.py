@@ -53,11 +53,17 @@ class _Write:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
-    def begins(self, records: Sequence[ProducerRecord]) -> bool:
-        """Whether these are the same records again, and perhaps more behind them."""
-        return len(records) >= len(self.records) and all(
-            mine is theirs for mine, theirs in zip(self.records, records, strict=False)
-        )
+    def index(self, records: Sequence[ProducerRecord]) -> int | None:
+        """Where these begin among ours, if they are the same records again: all, or the last of them, and perhaps more.
+
+        The first ones are missing where their sender has given them up.
+        """
+        start = next((index for index, mine in enumerate(self.records) if mine is records[0]), None)
+        if start is None or not all(
+            mine is theirs for mine, theirs in zip(self.records[start:], records, strict=False)
+        ):
+            return None
+        return start
 
 
 class KafkaProducer:
@@ -99,30 +105,43 @@ class KafkaProducer:
                     self._replace(client)
             else:
                 self._partitions.pop(tp.topic, None)  # look again whether it is there
-                outcome[tp] = BrokerUnavailable(
+                doubt = outcome[tp] = BrokerUnavailable(
                     f"{tp}: no answer within {self._settings.produce_timeout:g} s; the write goes on, repeat it to see"
                 )
+                doubt.in_doubt = True
         return outcome
 
     async def unwritable(self, partitions: Mapping[TP, object]) -> dict[TP, TransportError]:
         """What cannot be written: to topics and partitions that do not exist, or nobody is there to say so."""
         unknown = {tp.topic for tp in partitions if tp.partition >= self._partitions.get(tp.topic, 0)}
-        if unknown:
-            try:
-                found = await self._admin.topics(sorted(unknown), within=self._settings.produce_timeout)
-            except TransportError as error:
-                return {tp: error for tp in partitions if tp.topic in unknown}
-            self._partitions.update((name, topic.partitions) for name, topic in found.items())
+        failed = await self._look_at(sorted(unknown)) if unknown else {}
         bad: dict[TP, TransportError] = {}
         for tp in partitions:
+            if tp.topic in failed:
+                bad[tp] = failed[tp.topic]
+                continue
             count = self._partitions.get(tp.topic)
             if count is None:
-                bad[tp] = unknown_topic(tp.topic)
+                bad[tp] = unknown_topic(tp.topic, self._settings.url)
             elif tp.partition >= count:
                 bad[tp] = ProduceError(
                     f"topic {tp.topic!r} has {count} partitions: there is no partition {tp.partition}"
                 )
         return bad
+
+    async def _look_at(self, topics: Sequence[str]) -> dict[str, TransportError]:
+        """Learn the partitions of these topics; the errors of those that cannot be looked at."""
+        try:
+            found = await self._admin.topics(topics, within=self._settings.produce_timeout)
+        except TransportError as error:
+            if error.retriable or len(topics) == 1:
+                return dict.fromkeys(topics, error)
+            failed: dict[str, TransportError] = {}  # one that we may not see hides the others
+            for topic in topics:
+                failed.update(await self._look_at([topic]))
+            return failed
+        self._partitions.update((name, topic.partitions) for name, topic in found.items())
+        return {}
 
     # -- the client ----------------------------------------------------------------------------------------
 
@@ -134,7 +153,7 @@ class KafkaProducer:
                     self._bridge,
                     self._make,
                     AIOKafkaProducer.stop,
-                    seconds=self._settings.connect_timeout,
+                    settings=self._settings,
                     doing="connecting to write",
                 )
             return client
@@ -190,12 +209,14 @@ class KafkaProducer:
             if write.outcome.done():  # the caller has given up
                 return
             earlier = None if sent is None else sent.outcome.result()
-            if sent is None or not isinstance(earlier, ProduceResult) or not sent.begins(write.records):
-                sent, earlier = None, None
-            rest = write.records if sent is None else write.records[len(sent.records) :]
-            if isinstance(earlier, ProduceResult) and not rest:
+            start = sent.index(write.records) if sent is not None and isinstance(earlier, ProduceResult) else None
+            if sent is None or start is None:
+                sent, rest = None, write.records
+            else:
+                rest = write.records[len(sent.records) - start :]
+            if isinstance(earlier, ProduceResult) and start is not None and not rest:
                 self._sent[tp] = write
-                write.settle(earlier)
+                write.settle(ProduceResult(earlier.base_offset + start, earlier.timestamp))
                 return
             self._sent[tp] = write
             result = await self._send(client, tp, rest, write)
@@ -251,6 +272,7 @@ def make_producer(settings: KafkaSettings, client_id: str, **more: Any) -> AIOKa
     return AIOKafkaProducer(
         client_id=client_id,
         enable_idempotence=True,
+        acks=settings.acks,
         compression_type=None if settings.compression == "none" else settings.compression,
         max_batch_size=_MOST_BATCH_BYTES,
         max_request_size=_MOST_BATCH_BYTES,

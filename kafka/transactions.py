@@ -101,7 +101,7 @@ class KafkaTransactions:
                 self._bridge,
                 self._make,
                 AIOKafkaProducer.stop,
-                seconds=self._settings.connect_timeout,
+                settings=self._settings,
                 doing="connecting for transactions",
             )
         return client

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Literal
 
 import trio
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
-from ..channels.errors import BrokerUnavailable, CommitRefused, ProduceError
+from ..channels.errors import BrokerUnavailable, CommitRefused, MemberReplaced, ProduceError
 from ..channels.message import TP, ProducerRecord
 from ..channels.transport import (
     Consumer,
@@ -27,7 +28,7 @@ from ..channels.transport import (
     Transport,
     TransportOptions,
 )
-from .admin import KafkaAdmin
+from .admin import KafkaAdmin, command_to
 from .bridge import Bridge
 from .clients import start_client
 from .consumer import KafkaConsumer
@@ -57,9 +58,10 @@ class KafkaTransport(Transport):
     def __init__(self, url: str, options: TransportOptions | None = None) -> None:
         """
         Raises:
-            ImproperlyConfigured: the URL is wrong; the message names the part.
+            ImproperlyConfigured: the URL is wrong, or a file that it names; the message names the part.
         """
         self.settings = parse_url(url)
+        self.settings.check()
         check_compression(self.settings.compression)
         self.options = options or TransportOptions()
         self._bridge = Bridge()
@@ -79,14 +81,8 @@ class KafkaTransport(Transport):
             raise RuntimeError(f"{self!r} is open already: a transport serves one run")
         bridge = self._bridge = Bridge()
         async with bridge.open():
-            client = await start_client(
-                bridge,
-                self._admin_client,
-                AIOKafkaAdminClient.close,
-                seconds=self.settings.connect_timeout,
-                doing=f"connecting to {', '.join(self.settings.servers)}",
-            )
-            self._admin = KafkaAdmin(bridge, client, timeout=self.settings.request_timeout)
+            client = await self._connected(bridge)
+            self._admin = KafkaAdmin(bridge, client, timeout=self.settings.request_timeout, broker=self.settings.url)
             self._producer = KafkaProducer(
                 bridge,
                 self._admin,
@@ -108,6 +104,24 @@ class KafkaTransport(Transport):
                 await producer.close()
                 await transactions.close()
                 await bridge.try_call(self.options.shutdown_timeout, client.close)
+
+    async def _connected(self, bridge: Bridge) -> AIOKafkaAdminClient:
+        hosts = ", ".join(self.settings.servers)
+        doing = f"connecting to {hosts}"
+        try:
+            return await start_client(
+                bridge,
+                self._admin_client,
+                AIOKafkaAdminClient.close,
+                settings=self.settings,
+                doing=doing,
+            )
+        except BrokerUnavailable as error:
+            reason = str(error).removeprefix(f"{doing}: ").removesuffix("; it is tried again")
+            raise BrokerUnavailable(
+                f"no Kafka broker answers at {hosts}: see that it runs there, or give its address as "
+                f"--broker kafka://HOST:PORT, in FAMULUS_BROKER or to the App ({reason})"
+            ) from error
 
     def _admin_client(self) -> AIOKafkaAdminClient:
         return AIOKafkaAdminClient(
@@ -144,6 +158,7 @@ class KafkaTransport(Transport):
             listener,
             list_topics=self.list_topics,
             commit_timeout=self.options.commit_timeout,
+            broker=self.settings.url,
         )
         self._consumers[options.group] = consumer
         errors: list[BaseException] = []
@@ -164,8 +179,9 @@ class KafkaTransport(Transport):
             del self._consumers[options.group]
             consumer.wake()  # other tasks; what waited in the body was cancelled
             await self._bridge.try_call(self.options.shutdown_timeout, consumer.leave)
-        if len(errors) == 1:
-            raise errors[0]
+        for failure in errors:
+            if len(errors) == 1 or isinstance(failure, MemberReplaced):  # what else failed came of it
+                raise failure
         if errors:
             raise BaseExceptionGroup(f"a consumer of group {options.group!r} failed", errors)
 
@@ -174,18 +190,22 @@ class KafkaTransport(Transport):
         waiting = False
         while True:
             try:
-                return await start_client(
+                client = await start_client(
                     self._bridge,
                     lambda: self._consumer_client(options),
                     AIOKafkaConsumer.stop,
-                    seconds=self.settings.connect_timeout,
+                    settings=self.settings,
                     doing=f"connecting to read as group {options.group!r}",
                 )
             except BrokerUnavailable as error:
                 if not waiting:
-                    log.warning("reading waits for the broker: %s", error)
+                    log.warning("reading as group %r waits for the broker: %s", options.group, error)
                     waiting = True
                 await trio.sleep(_POLL)
+            else:
+                if waiting:
+                    log.info("reading as group %r goes on", options.group)
+                return client
 
     def _consumer_client(self, options: ConsumerOptions) -> AIOKafkaConsumer:
         settings = self.settings
@@ -271,6 +291,16 @@ class KafkaTransport(Transport):
     async def delete_records(self, before: Mapping[TP, int]) -> None:
         admin, _ = await self._ready()
         await admin.delete_records(before)
+
+    def command_to(
+        self,
+        change: Literal["grow", "configure", "delete"],
+        topic: str,
+        *,
+        partitions: int = 0,
+        config: Mapping[str, str] | None = None,
+    ) -> str:
+        return command_to(self.settings, change, topic, partitions=partitions, config=config or {})
 
     def _refresh(self) -> None:
         """Our own consumers shall not have to wait for their metadata to age."""

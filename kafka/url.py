@@ -1,19 +1,19 @@
-"""The URL of a Kafka broker: hosts, who we are, and settings of the connection. Pure.
+"""The URL of a Kafka broker: hosts, who we are, and settings of the connection. docs/kafka.md explains them. Pure.
 
 kafka://host:9092,other:9092?compression=lz4
-kafka://user:password@host:9093?security=sasl_ssl&sasl_mechanism=SCRAM-SHA-512&ssl_cafile=/etc/ca.pem
+kafka://user:password@host:9093?sasl_mechanism=SCRAM-SHA-512&ssl_cafile=/etc/ca.pem
+kafka://user@host:9093?security=sasl_ssl&password_file=/run/secrets/kafka
 """
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import attrs
-
 from ..channels.errors import ImproperlyConfigured
+from .settings import KafkaSettings
 
 __all__ = ["DEFAULT_PORT", "SCHEMES", "KafkaSettings", "parse_url"]
 
@@ -24,80 +24,6 @@ _COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")
 _SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _ISOLATION = ("read_committed", "read_uncommitted")
-
-
-@attrs.frozen(kw_only=True)
-class KafkaSettings:
-    """What a URL says. All times are in seconds, all sizes in bytes.
-
-    Attributes:
-        servers: ``host:port`` of the brokers that are asked for the others.
-        user, password: for SASL; never shown.
-        security: plaintext, ssl, sasl_plaintext or sasl_ssl; sasl_plaintext when a user is given and nothing else.
-        sasl_mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
-        ssl_cafile, ssl_certfile, ssl_keyfile: PEM files; without a CA file the system's are trusted.
-        ssl_check_hostname: whether the certificate must be the host's.
-        compression: of what we write: none, gzip, snappy, lz4 or zstd.
-        isolation: read_committed passes over what aborted transactions wrote.
-        metadata_max_age: after which new topics of a pattern and new partitions are noticed.
-        partition_fetch_bytes: read ahead of each partition at most; times partitions, it bounds the memory of fetching.
-        fetch_wait: that the broker waits for news before it answers an empty fetch.
-        connect_timeout: for the first connection.
-        request_timeout: for one request and its answer.
-        produce_timeout: for a write, before it counts as not answered.
-    """
-
-    servers: tuple[str, ...]
-    user: str | None = None
-    password: str | None = attrs.field(default=None, repr=False)
-    security: str = "plaintext"
-    sasl_mechanism: str = "PLAIN"
-    ssl_cafile: str | None = None
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    ssl_check_hostname: bool = True
-    compression: str = "none"
-    isolation: str = "read_committed"
-    metadata_max_age: float = 60.0
-    partition_fetch_bytes: int = 1_048_576
-    fetch_wait: float = 0.05
-    connect_timeout: float = 10.0
-    request_timeout: float = 15.0
-    produce_timeout: float = 15.0
-
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS context, where there is TLS. Reads the files.
-
-        Raises:
-            ImproperlyConfigured: a file cannot be read or holds nothing of the kind.
-        """
-        if not self.security.endswith("ssl"):
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.ssl_cafile)
-            if self.ssl_certfile is not None:
-                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
-        except OSError as error:  # ssl.SSLError is one
-            raise ImproperlyConfigured(
-                f"ssl_cafile={self.ssl_cafile!r}, ssl_certfile={self.ssl_certfile!r}, "
-                f"ssl_keyfile={self.ssl_keyfile!r}: {error}"
-            ) from error
-        context.check_hostname = self.ssl_check_hostname
-        return context
-
-    def client_options(self) -> dict[str, Any]:
-        """Keyword arguments that every aiokafka client takes."""
-        options: dict[str, Any] = {
-            "bootstrap_servers": list(self.servers),
-            "security_protocol": self.security.upper(),
-            "ssl_context": self.ssl_context(),
-            "metadata_max_age_ms": round(self.metadata_max_age * 1000),
-        }
-        if self.security.startswith("sasl"):
-            options["sasl_mechanism"] = self.sasl_mechanism
-            options["sasl_plain_username"] = self.user
-            options["sasl_plain_password"] = self.password
-        return options
 
 
 def _seconds(text: str) -> float:
@@ -125,14 +51,27 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
     return parse
 
 
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
 _OPTIONS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
     "security": (_one_of(_SECURITY), " or ".join(_SECURITY)),
     "sasl_mechanism": (_one_of(_MECHANISMS), " or ".join(_MECHANISMS)),
-    "ssl_cafile": (str, "a path"),
-    "ssl_certfile": (str, "a path"),
-    "ssl_keyfile": (str, "a path"),
+    "password_file": (_text, "a path"),
+    "password_env": (_text, "the name of an environment variable"),
+    "ssl_cafile": (_text, "a path"),
+    "ssl_certfile": (_text, "a path"),
+    "ssl_keyfile": (_text, "a path"),
+    "ssl_key_password_file": (_text, "a path"),
     "ssl_check_hostname": (_boolean, "true or false"),
     "compression": (_one_of(_COMPRESSIONS), " or ".join(_COMPRESSIONS)),
+    "acks": (
+        _one_of(("all",)),
+        "all: fewer would lose and double what is written; the topic's min.insync.replicas says how many",
+    ),
     "isolation": (_one_of(_ISOLATION), " or ".join(_ISOLATION)),
     "metadata_max_age": (_seconds, "seconds above 0"),
     "partition_fetch_bytes": (_bytes, "bytes, at least 1"),
@@ -152,41 +91,81 @@ def parse_url(url: str) -> KafkaSettings:
     >>> parse_url("kafka://one,two:9093?compression=LZ4").servers
     ('one:9092', 'two:9093')
     """
-    parts = urlsplit(url)
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    shown = url.replace(f"{credentials}@", "***@", 1) if at else url
+    shown = _without_password(url)
 
     def refuse(what: str) -> ImproperlyConfigured:
         return ImproperlyConfigured(f"broker={shown!r}: {what}")
 
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise refuse(f"{error}: {_HOW_TO_WRITE}") from None
     if parts.scheme not in SCHEMES or parts.path.strip("/") or parts.fragment:
-        raise refuse("expected kafka://HOST:PORT,HOST:PORT?OPTION=VALUE")
+        raise refuse(_HOW_TO_WRITE)
+    login, at, hosts = parts.netloc.rpartition("@")
     servers = tuple(_server(host, refuse) for host in hosts.split(","))
-    user, _, password = credentials.partition(":")
+    user, _, password = login.partition(":")
+    given = _options(parts.query, refuse)
+    if at:
+        given.update(user=unquote(user), password=unquote(password) or None)
+    if "security" not in given:
+        tls = any(name.startswith("ssl_") for name in given)
+        given["security"] = {(0, 0): "plaintext", (0, 1): "ssl", (1, 0): "sasl_plaintext", (1, 1): "sasl_ssl"}[
+            bool(at), tls
+        ]
+    settings = KafkaSettings(servers=servers, url=shown, **given)
+    if wrong := _contradiction(settings, given):
+        raise refuse(wrong)
+    return settings
+
+
+_HOW_TO_WRITE = (
+    "expected kafka://HOST:PORT,HOST:PORT?OPTION=VALUE, or kafka://USER:PASSWORD@HOST:PORT; "
+    "in user, password and values, write @ : / ? # [ ] % & as %40 %3A %2F %3F %23 %5B %5D %25 %26"
+)
+
+
+def _without_password(url: str) -> str:
+    """For messages, also about a URL that cannot be taken apart because of what is in its password."""
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub("(://[^:/@]*):.*@", r"\1:***@", url))
+
+
+def _options(query: str, refuse: Callable[[str], ImproperlyConfigured]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     try:
-        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError as error:
-        raise refuse(f"{error}: expected OPTION=VALUE&OPTION=VALUE after the question mark") from None
+        # A plus is itself here: in names of files it is one.
+        pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise refuse("expected OPTION=VALUE&OPTION=VALUE after the question mark") from None
     for name, text in pairs:
         if name not in _OPTIONS:
             raise refuse(f"option {name!r}: expected one of {', '.join(_OPTIONS)}")
+        if name in given:
+            raise refuse(f"option {name}: expected once, found twice")
         parse, expected = _OPTIONS[name]
         try:
             given[name] = parse(text)
         except (ValueError, KeyError, StopIteration):
             raise refuse(f"option {name}={text!r}: expected {expected}") from None
-    if at and "security" not in given:
-        given["security"] = "sasl_plaintext"
-    settings = KafkaSettings(
-        servers=servers, user=unquote(user) if at else None, password=unquote(password) if at else None, **given
-    )
-    if settings.security.startswith("sasl") != bool(at):
-        raise refuse(
-            f"security={settings.security}: "
-            + ("expected USER:PASSWORD@ before the hosts" if not at else "a user is only given with sasl")
-        )
-    return settings
+    return given
+
+
+def _contradiction(settings: KafkaSettings, given: Mapping[str, Any]) -> str | None:
+    """What of the options does not go together."""
+    passwords = [name for name in ("password", "password_file", "password_env") if given.get(name) is not None]
+    if "user" in given and not settings.with_sasl:
+        return f"security={settings.security}: a user is only given with sasl_plaintext or sasl_ssl"
+    if "user" not in given and (settings.with_sasl or passwords or "sasl_mechanism" in given):
+        name = f"security={settings.security}" if settings.with_sasl else f"option {[*passwords, 'sasl_mechanism'][0]}"
+        return f"{name}: expected USER:PASSWORD@ before the hosts, or USER@ and password_file or password_env"
+    if settings.with_sasl and (not settings.user or len(passwords) != 1):
+        return "expected a user and one password: USER:PASSWORD@ before the hosts, or USER@ and password_file or password_env"
+    if not settings.with_tls and (tls := [name for name in given if name.startswith("ssl_")]):
+        return f"option {tls[0]}: only for TLS, security=ssl or sasl_ssl, not {settings.security}"
+    for name, needed in (("ssl_keyfile", "ssl_certfile"), ("ssl_key_password_file", "ssl_certfile")):
+        if name in given and needed not in given:
+            return f"option {name}: expected {needed} with it"
+    return None
 
 
 def _server(host: str, refuse: Callable[[str], ImproperlyConfigured]) -> str:

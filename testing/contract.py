@@ -8,7 +8,19 @@
 
 The tests are methods (``async def test_...``), so pytest needs a plugin that runs those under trio, as
 ``famulus.testing.plugin`` does. They wait for conditions, bounded by the harness's `patience`: on virtual
-time nothing really waits. A test of a fault that the harness cannot order is skipped.
+time nothing really waits.
+
+What a transport does not have, or what its broker cannot be ordered to do in tests, has to be said, with the reason:
+
+    class TestRedisTransport(TransportContract):
+        without = {
+            "transactions": "Redis cannot write to several streams at once",
+            "compact": "Redis has no compaction",
+            "test_partitions_have_a_default": "a stream has one partition, always",
+        }
+
+These tests are skipped with their reason, which ``pytest -rs`` lists. What is missing and not named in `without` fails,
+and so does a name there that is nothing of the suite's.
 
 `open_broker` is entered once per test. A broker that is slow to start may be shared: names are never used
 twice. It should not hold a nursery open around its `yield`, since a skipped test leaves it by an exception.
@@ -20,11 +32,12 @@ from .contract_admin import AdminContract, TransactionContract
 from .contract_commits import CommitContract
 from .contract_faults import FaultContract
 from .contract_groups import GroupContract
-from .contract_kit import BrokerHarness, GroupMember, Recorder
+from .contract_kit import CAPABILITIES, BrokerHarness, GroupMember, Recorder
 from .contract_logs import LogContract
 from .faults import BrokerFaults, MemoryBrokerFaults
 
 __all__ = [
+    "CAPABILITIES",
     "BrokerFaults",
     "BrokerHarness",
     "GroupMember",
@@ -35,4 +48,4 @@ __all__ = [
 
 
 class TransportContract(LogContract, GroupContract, CommitContract, AdminContract, TransactionContract, FaultContract):
-    """Everything that `famulus.channels.transport` promises. Override `open_broker`."""
+    """Everything that `famulus.channels.transport` promises. Override `open_broker`; `without` says what is not there."""

@@ -65,6 +65,8 @@ class AdminContract(ContractBase):
                         await call(name)
                 with pytest.raises(UnknownTopic, match=re.escape(name)):
                     await transport.add_partitions(name, 5)
+                with pytest.raises(UnknownTopic, match=re.escape(name)):
+                    await transport.delete_records({TP(name, 0): 1})
                 assert name not in await transport.list_topics()
 
     async def test_partitions_are_added_and_never_taken_away(self) -> None:

@@ -14,7 +14,7 @@ __all__ = ["FaultContract"]
 
 
 class FaultContract(ContractBase):
-    """Each test is skipped where its fault cannot be ordered."""
+    """Each test orders a fault from the broker; see `BrokerFaults`."""
 
     async def test_a_lost_member_is_told_and_cannot_commit(self) -> None:
         async with self.broker_and_transport() as (broker, transport):

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from re import Pattern
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
 import pytest
@@ -27,7 +28,22 @@ from ..channels.transport import (
 )
 from .faults import BrokerFaults
 
-__all__ = ["BrokerHarness", "Changes", "ContractBase", "GroupMember", "Recorder", "numbered", "produce", "values"]
+__all__ = [
+    "CAPABILITIES",
+    "BrokerHarness",
+    "Changes",
+    "ContractBase",
+    "GroupMember",
+    "Recorder",
+    "numbered",
+    "produce",
+    "values",
+]
+
+
+TRANSACTIONS = "transactions"
+CAPABILITIES = frozenset({TRANSACTIONS, *(name for name in vars(BrokerFaults) if name[0] != "_" and name != "offers")})
+"""What the suite asks for and an implementation may do without, if it says why."""
 
 
 class Changes:
@@ -56,7 +72,7 @@ class BrokerHarness:
         quiet: seconds to watch that something does not happen.
         session_timeout, rebalance_timeout: seconds, for `ConsumerOptions`; short ones make the suite fast.
         creates_missing_topics: whether subscribing to a missing topic creates it.
-        transactions: whether `transact` works.
+        without: what the test class says is not there, and why; see `TransportContract`.
         changes: where the members of a test say what has happened to them.
     """
 
@@ -70,7 +86,6 @@ class BrokerHarness:
         session_timeout: float = 6.0,
         rebalance_timeout: float = 4.0,
         creates_missing_topics: bool = False,
-        transactions: bool = True,
     ) -> None:
         self.url = url
         self.faults = faults or BrokerFaults()
@@ -79,7 +94,7 @@ class BrokerHarness:
         self.session_timeout = session_timeout
         self.rebalance_timeout = rebalance_timeout
         self.creates_missing_topics = creates_missing_topics
-        self.transactions = transactions
+        self.without: Mapping[str, str] = {}
         self.changes = Changes()
         self._names = count(1)
         self._unique = uuid4().hex[:8]
@@ -93,15 +108,25 @@ class BrokerHarness:
         return f"{stem}-{self._unique}-{next(self._names)}"
 
     def need(self, *faults: str) -> BrokerFaults:
-        """The faults; skips the test where these cannot be ordered."""
-        if not self.faults.offers(*faults):
-            pytest.skip(f"this broker fixture cannot be ordered to {', '.join(faults)}")
+        """The faults; skips the test where the class does without one, and fails it where one is just not there."""
+        self._skip_without(*faults)
+        missing = [name for name in faults if not self.faults.offers(name)]
+        if missing:
+            pytest.fail(
+                f"{type(self.faults).__name__} cannot be ordered to {', '.join(missing)}: override it, or say on the test "
+                f"class why not, as in without = {{{missing[0]!r}: 'the reason'}}",
+                pytrace=False,
+            )
         return self.faults
 
     def need_transactions(self) -> None:
-        """Skip the test where there are none."""
-        if not self.transactions:
-            pytest.skip("this transport has no transactions")
+        """Skip the test where the class does without them."""
+        self._skip_without(TRANSACTIONS)
+
+    def _skip_without(self, *capabilities: str) -> None:
+        for name in capabilities:
+            if name in self.without:
+                pytest.skip(f"without {name}: {self.without[name]}")
 
     async def new_topic(self, transport: Transport, partitions: int = 1, stem: str = "topic") -> str:
         """Create a topic of a name of its own."""
@@ -211,7 +236,33 @@ class GroupMember:
 
 
 class ContractBase:
-    """How the tests get at their broker. A subclass for a transport overrides `open_broker`."""
+    """How the tests get at their broker. A subclass for a transport overrides `open_broker`.
+
+    Attributes:
+        without: what this implementation, or its broker in tests, does not have, and why: by the name of a test, of a
+            fault (a method of `BrokerFaults`), or "transactions".
+    """
+
+    without: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        for name in dir(cls):
+            if name.startswith("test_") and not callable(getattr(cls, name)):
+                raise TypeError(f"{cls.__name__}.{name}: a test is left out by without = {{{name!r}: 'the reason'}}")
+        for name, reason in cls.without.items():
+            known = name in CAPABILITIES or (name.startswith("test_") and hasattr(cls, name))
+            if not known:
+                expected = f"the name of a test, or one of {', '.join(sorted(CAPABILITIES))}"
+                raise TypeError(f"{cls.__name__}.without: {name!r}: expected {expected}")
+            if not (isinstance(reason, str) and reason.strip()):
+                raise TypeError(f"{cls.__name__}.without[{name!r}]={reason!r}: expected the reason, as text")
+
+    @pytest.fixture(autouse=True)
+    def _leave_out(self, request: pytest.FixtureRequest) -> None:
+        name = request.function.__name__
+        if name in self.without:
+            pytest.skip(f"without {name}: {self.without[name]}")
 
     def open_broker(self) -> AbstractAsyncContextManager[BrokerHarness]:
         """A broker that runs while this is open."""
@@ -221,6 +272,7 @@ class ContractBase:
     async def broker_and_transport(self) -> AsyncIterator[tuple[BrokerHarness, Transport]]:
         """A broker, and an open transport on it."""
         async with self.open_broker() as broker:
+            broker.without = self.without
             transport = broker.transport()
             async with transport.open():
                 yield broker, transport

@@ -1,6 +1,6 @@
 """Faults that a test can order from a broker, whatever broker it is. The contract suite asks for them.
 
-A broker fixture subclasses `BrokerFaults` and overrides what it can do. A test that needs more is skipped.
+A broker fixture subclasses `BrokerFaults` and overrides what it can do; what it cannot, the test class says in `without`.
 """
 
 from __future__ import annotations

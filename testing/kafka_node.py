@@ -13,6 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Collection, Mapping
+from itertools import count
 from pathlib import Path
 
 from .kafka_jars import KafkaBrokerError, find_java, jars
@@ -52,10 +53,13 @@ class KafkaBroker:
         listeners: more listeners beside PLAINTEXT, each on a free port: ``SSL``, ``SASL_PLAINTEXT``, ``SASL_SSL``.
         users: names and passwords for SASL: PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512 know them all.
         patience: seconds within which a started JVM must answer.
+        joins: the first node of a cluster, which runs, to be a further one of it. The first is the cluster's controller:
+            it can be stopped no more than for a moment. Replication is 1 where `settings` of each node do not say more.
         detached: the JVM and its directory stay when this process ends; whoever asks for that takes care of them.
 
     Attributes:
         home: the directory in use, with ``broker.log``; None before `start`.
+        node_id: in its cluster, from 1.
         ca: the PEM file for clients of the TLS listeners to trust, else None.
     """
 
@@ -69,6 +73,7 @@ class KafkaBroker:
         users: Mapping[str, str] | None = None,
         patience: float = 60.0,
         detached: bool = False,
+        joins: KafkaBroker | None = None,
     ) -> None:
         if port is not None and not 0 < port < 65536:
             raise ValueError(f"port={port}: expected 1 to 65535")
@@ -82,6 +87,11 @@ class KafkaBroker:
         self._wanted_directory = directory
         self._patience = patience
         self._detached = detached
+        self._joins = joins
+        self._nodes = count(2)  # ids for those who join
+        self._controller = 0
+        self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
+        self.node_id = 1 if joins is None else next(joins._nodes)
         self._ports: dict[Listener, int] = {}
         self._settled = False  # whether the ports are ours: they have been before
         self._process: Process | None = None
@@ -236,11 +246,11 @@ class KafkaBroker:
         if (self.home / "data" / "meta.properties").exists():
             return
         self._write_settings(free_ports(len(self._names) + 1))  # any will do to format
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = self._cluster if self._joins is None else self._joins._cluster
         users = scram_credentials(self.users)
         quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
         command = [*self._program, *quick, *self._classes, "kafka.tools.StorageTool"]
-        command += ["format", "-t", cluster.replace("-", "_"), "-c", str(self.home / "server.properties"), *users]
+        command += ["format", "-t", cluster, "-c", str(self.home / "server.properties"), *users]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise KafkaBrokerError(f"Kafka could not prepare its data:\n{(done.stdout + done.stderr).strip()}")
@@ -254,7 +264,15 @@ class KafkaBroker:
     def _write_settings(self, ports: list[int]) -> None:
         assert self.home is not None
         self._ports = dict(zip(self._names, ports, strict=False))
-        write_settings(self.home / "server.properties", self._ports, ports[-1], self.users, self.settings)
+        self._controller = ports[-1] if self._joins is None else self._joins._controller
+        write_settings(
+            self.home / "server.properties",
+            self._ports,
+            self._controller,
+            self.users,
+            self.settings,
+            node=self.node_id,
+        )
 
     def _command(self) -> list[str]:
         assert self.home is not None

@@ -24,6 +24,7 @@ Listener = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 """Kafka's own names for: nothing, TLS, SASL, and SASL over TLS."""
 
 _PASSWORD = "famulus"  # of a key that is made for one run, in a directory that only its user can read
+_PASSWORD_MARKS = "-_.~!@#%&*+:;?/()"
 _SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 
 # One node does it all, and kills cost a second each instead of six (DESIGN, "A real Kafka for tests").
@@ -46,6 +47,7 @@ _BASE = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
+    "log.cleaner.backoff.ms": "300",  # compaction is seen at once, not after 15 s
     "group.min.session.timeout.ms": "1000",
 }
 
@@ -93,14 +95,23 @@ def write_settings(
     controller: int,
     users: Mapping[str, str],
     extra: Mapping[str, str],
+    *,
+    node: int = 1,
 ) -> None:
-    """Write server.properties for these listeners; `extra` wins over everything here."""
+    """Write server.properties for these listeners; `extra` wins over everything here.
+
+    Args:
+        controller: port of the controller, which is node 1. The others are brokers only.
+    """
     keystore = file.parent / "keystore.p12"
     settings = dict(_BASE)
     settings["log.dirs"] = str(file.parent / "data")
     settings["controller.quorum.voters"] = f"1@127.0.0.1:{controller}"
     listeners = [f"{name}://127.0.0.1:{port}" for name, port in ports.items()]
-    settings["listeners"] = ",".join([*listeners, f"CONTROLLER://127.0.0.1:{controller}"])
+    settings["listeners"] = ",".join([*listeners, f"CONTROLLER://127.0.0.1:{controller}"] if node == 1 else listeners)
+    if node > 1:
+        settings["node.id"] = str(node)
+        settings["process.roles"] = "broker"
     settings["advertised.listeners"] = ",".join(listeners)
     settings["listener.security.protocol.map"] = "CONTROLLER:PLAINTEXT," + ",".join(f"{name}:{name}" for name in ports)
     for name in ports:
@@ -138,9 +149,12 @@ def scram_credentials(users: Mapping[str, str]) -> list[str]:
 
 def check_users(users: Mapping[str, str], listeners: Collection[Listener]) -> None:
     """Refuse names and passwords that would have to be quoted in a JAAS line, and SASL without anybody to let in."""
-    for text in [*users, *users.values()]:
-        if not text or not text.replace("-", "").replace("_", "").isalnum() or not text.isascii():
-            raise ValueError(f"users: {text!r}: letters, digits, - and _ only, in names and passwords")
+    for name, password in users.items():
+        for text, more in ((name, "-_"), (password, _PASSWORD_MARKS)):
+            if not (text.isascii() and all(letter.isalnum() or letter in more for letter in text) and text):
+                raise ValueError(
+                    f"users: {text!r}: letters, digits, - and _ only in names; in passwords also {_PASSWORD_MARKS[2:]}"
+                )
     if not users and any(name.startswith("SASL") for name in listeners):
         raise ValueError("listeners: SASL needs users={name: password}")
 

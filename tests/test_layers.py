@@ -41,6 +41,8 @@ PURE = [
     "supervision/plans.py",
     "supervision/specs.py",
     "supervision/strategies.py",
+    "supervision/tree_tables.py",
+    "supervision/trees.py",
     "supervision/window.py",
     "tables/windows.py",
 ]

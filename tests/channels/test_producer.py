@@ -1,5 +1,7 @@
 """The producer: a bounded buffer, partitions by key, receipts, failures that reach whoever awaits (laws 3, 4, 5)."""
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -10,7 +12,7 @@ from famulus.channels.message import TP
 from famulus.channels.partitioner import partition_for
 
 
-def app_on(broker: MemoryBroker, **settings: object) -> famulus.App:
+def app_on(broker: MemoryBroker, **settings: Any) -> famulus.App:
     return famulus.App("producer", broker=f"memory://{broker.name}", **settings)
 
 

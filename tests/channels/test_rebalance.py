@@ -215,3 +215,40 @@ async def test_a_topic_that_is_missing_is_named_and_waited_for(caplog: pytest.Lo
     assert seen == [1]
     (line,) = [record.getMessage() for record in caplog.records if "fetching waits" in record.getMessage()]
     assert "theirs" in line
+
+
+async def test_what_is_subscribed_already_goes_on_while_a_later_topic_is_missing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = MemoryBroker("later-topic", auto_create=False).register()
+    broker.create_topic("numbers", 1)
+    app = famulus.App("goes-on", broker="memory://later-topic")
+    seen: list[int] = []
+
+    class Theirs(famulus.Topic[int]):
+        """A source topic, which a broker that is not ours has or has not."""
+
+        async def prepare(self, run: object) -> None:
+            pass
+
+    async def collect(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            seen.append(number)
+
+    app.agent(Theirs(app, "numbers", value_type=int), name="first")(collect)
+    try:
+        async with famulus.open_app(app) as running:
+            running.agent(Theirs(app, "later", value_type=int), name="second")(collect)
+            await trio.sleep(1)
+            for number in range(60):
+                broker.append(TP("numbers", 0), [ProducerRecord(None, b"%d" % number)])
+                await trio.sleep(1)
+                assert seen == list(range(number + 1))
+            broker.create_topic("later", 1)
+            broker.append(TP("later", 0), [ProducerRecord(None, b"60")])
+            await trio.sleep(6)
+            assert sorted(seen) == list(range(61))
+    finally:
+        MemoryBroker.forget("later-topic")
+    (line,) = [record.getMessage() for record in caplog.records if "subscribing waits" in record.getMessage()]
+    assert "later" in line

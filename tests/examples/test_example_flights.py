@@ -6,12 +6,15 @@ import os
 import pty
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import threading
+import time
+import uuid
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import pytest
 import trio
 
 import famulus
+from famulus.testing.kafka import RunningKafka
 
 PROGRAM = Path(__file__).parent.parent.parent / "examples" / "flights.py"
 COMMAND = [sys.executable, str(PROGRAM), "worker", "-l", "warning", "--no-banner"]
@@ -195,30 +199,156 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 async def test_a_worker_that_joins_and_leaves_in_the_middle_changes_no_total(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLIGHTS_LIMIT", "8000")
     demo = load()
-    feed = demo.feed
-
-    async def feed_once(lines: list[str]) -> None:
-        demo.feed = feed_nothing  # a second copy would hide what is lost of the first
-        await feed(lines)
-
-    async def feed_nothing(lines: list[str]) -> None:
-        pass
-
-    demo.feed = feed_once
     monkeypatch.setattr(demo.app, "stop", lambda: None)  # which of the two runs is meant, it could not know
 
+    def count() -> int:
+        return min(sum(len(total.rows) for total in totals.values()) for totals in (demo.carriers, demo.origins))
+
     async def reach(rows: int) -> None:
-        while min(demo.count(demo.carriers), demo.count(demo.origins)) < rows:
+        while count() < rows:
             await trio.lowlevel.checkpoint()
 
     async with famulus.open_app(demo.app, broker="memory://flights") as first:
         await reach(1000)
+        monkeypatch.setenv("FLIGHTS_FEED", "no")  # a second copy would hide what is lost of the first
         async with famulus.open_app(demo.app, broker="memory://flights"):
-            assert demo.count(demo.carriers) < 8000
+            assert count() < 8000
             await reach(4000)
-            assert demo.count(demo.carriers) < 8000
+            assert count() < 8000
         await reach(8000)
-        assert first.statistics().rebalances == 3  # its own start, and the coming and going of the other
+        assert first.statistics().rebalances == 4  # its own start and its replay's, the coming and going of the other
     flights = all_flights()[:8000]
     assert counted(demo.carriers) == plain_loop(flights, "carrier")
     assert counted(demo.origins) == plain_loop(flights, "origin")
+
+
+# On a real broker, with workers that are processes.
+
+ROWS = 50_000
+
+
+class Worker:
+    """A process of the demo; what it writes goes to files."""
+
+    def __init__(self, broker: str, directory: Path, name: str, **variables: str) -> None:
+        self._files = [directory / f"{name}.{stream}" for stream in ("out", "err")]
+        command = [sys.executable, str(PROGRAM), "--broker", broker, "worker", "-l", "info", "--no-banner"]
+        with self._files[0].open("w") as out, self._files[1].open("w") as err:
+            self.process = subprocess.Popen(
+                command, env=environment(**variables), stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            )
+
+    @property
+    def out(self) -> str:
+        return self._files[0].read_text(encoding="utf-8")
+
+    @property
+    def err(self) -> str:
+        return self._files[1].read_text(encoding="utf-8")
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has written this."""
+        deadline = time.monotonic() + LIMIT
+        while text not in self.out + self.err:
+            assert time.monotonic() < deadline, f"no {text!r} in {LIMIT} s:\n{self.out}{self.err}"
+            assert self.process.poll() is None, f"ended without {text!r}:\n{self.out}{self.err}"
+            time.sleep(0.02)
+
+    def end(self, number: signal.Signals | None = None) -> None:
+        """Wait for its end in good order, after a signal if one is given."""
+        if number is not None:
+            self.process.send_signal(number)
+        assert self.process.wait(LIMIT) == 0, self.out + self.err
+        assert "Traceback" not in self.err
+
+
+StartWorker = Callable[..., Worker]
+
+
+@pytest.fixture
+def start(kafka_broker: RunningKafka, tmp_path: Path) -> Iterator[StartWorker]:
+    """``start(FLIGHTS_LIMIT="9")``: a worker of the demo on the broker."""
+    workers: list[Worker] = []
+
+    def start(**variables: str) -> Worker:
+        workers.append(Worker(kafka_broker.url, tmp_path, f"worker{len(workers)}", **variables))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.process.kill()
+            worker.process.wait()
+
+
+async def last_shares(broker: str, rows: int) -> list[dict[str, Any]]:
+    """The last share of each worker of the last replay, read from the topic once they make up so many flights."""
+    reader = famulus.App(f"reader-{uuid.uuid4().hex}")
+    topic: famulus.Topic[dict[str, Any]] = reader.topic("flights-shares")
+    last: dict[str, dict[str, Any]] = {}
+    with trio.fail_after(LIMIT):
+        async with famulus.open_app(reader, broker=broker):
+            async for share in topic.stream():
+                last[share["worker"]] = share
+                newest = max(share["replay"] for share in last.values())
+                shares = [share for share in last.values() if share["replay"] == newest]
+                if all(sum(of(share, column) for share in shares) == rows for column in ("carriers", "origins")):
+                    return shares
+    raise AssertionError("the stream has ended")
+
+
+def of(share: dict[str, Any], column: str) -> int:
+    return sum(int(total["flights"]) for total in share[column].values())
+
+
+@needs_flights
+@pytest.mark.slow
+@pytest.mark.hard_timeout(4 * LIMIT)
+def test_two_workers_on_kafka_count_together_what_a_plain_loop_gives(
+    start: StartWorker, kafka_broker: RunningKafka
+) -> None:
+    helper = start(FLIGHTS_FEED="no")
+    helper.wait_for("ready: app flights")
+    feeder = start(FLIGHTS_LIMIT=str(ROWS))
+    feeder.end()
+    flights = all_flights()[:ROWS]
+    assert "50,000 flights" in feeder.out
+    assert printed(feeder.out) == (plain_loop(flights, "carrier"), plain_loop(flights, "origin"))
+    shares = trio.run(last_shares, kafka_broker.url, ROWS)
+    helper.end(signal.SIGTERM)
+    assert helper.out == ""
+    assert len(shares) == 2
+    assert all(of(share, "carriers") > 0 for share in shares)
+
+
+@needs_flights
+@pytest.mark.slow
+@pytest.mark.hard_timeout(6 * LIMIT)
+def test_workers_on_kafka_may_come_and_go_in_the_middle(start: StartWorker) -> None:
+    leaving = start(FLIGHTS_FEED="no")
+    leaving.wait_for("ready: app flights")
+    feeder = start(FLIGHTS_LIMIT=str(ROWS))
+    feeder.wait_for("10 %: ")
+    coming = start(FLIGHTS_FEED="no")
+    leaving.end(signal.SIGINT)
+    feeder.end()
+    coming.wait_for("ready: app flights")
+    coming.end(signal.SIGTERM)
+    flights = all_flights()[:ROWS]
+    assert printed(feeder.out) == (plain_loop(flights, "carrier"), plain_loop(flights, "origin"))
+
+
+@needs_flights
+@pytest.mark.slow
+@pytest.mark.hard_timeout(6 * LIMIT)
+def test_a_replay_on_kafka_counts_nothing_of_an_interrupted_one(start: StartWorker) -> None:
+    helper = start(FLIGHTS_FEED="no")
+    helper.wait_for("ready: app flights")
+    interrupted = start(FLIGHTS_LIMIT=str(ROWS))
+    interrupted.wait_for("10 %: ")
+    interrupted.end(signal.SIGINT)
+    again = start(FLIGHTS_LIMIT="20000")
+    again.end()
+    helper.end(signal.SIGTERM)
+    flights = all_flights()[:20_000]
+    assert printed(again.out) == (plain_loop(flights, "carrier"), plain_loop(flights, "origin"))

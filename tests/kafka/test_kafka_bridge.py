@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 import trio
@@ -174,3 +175,19 @@ async def test_after_the_end_askers_wait_until_they_are_dismissed() -> None:
             await call.wait()
         with pytest.raises(trio.ClosedResourceError):
             await bridge.call(crossing.ask, 2)
+
+
+async def test_a_socket_that_nobody_has_closed_is_closed_at_the_end() -> None:
+    kept: list[asyncio.StreamWriter] = []
+
+    async def connect(port: int) -> socket.socket:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        kept.append(writer)
+        raw: socket.socket = writer.get_extra_info("socket")._sock
+        return raw
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        async with Bridge().open() as bridge:
+            left = await bridge.call(connect, server.getsockname()[1])
+            assert left.fileno() != -1
+        assert left.fileno() == -1

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import GroupLoadInProgressError
+from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 
-from famulus.channels.errors import CommitRefused, TransportError, UnknownTopic
+from famulus.channels.errors import CommitRefused, MemberReplaced, UnknownTopic
 from famulus.channels.message import TP
 from famulus.channels.transport import ConsumerOptions, TopicSpec, TransportOptions
 from famulus.kafka import KafkaTransport
@@ -27,7 +32,7 @@ async def test_of_two_static_members_with_one_id_the_older_ends(kafka_broker: Ru
 
     async def older(*, task_status: trio.TaskStatus[None]) -> None:
         transport, recorder = KafkaTransport(kafka_broker.url), Recorder(changes)
-        with pytest.raises(TransportError, match=r"'a'.*only one process") as caught:
+        with pytest.raises(MemberReplaced, match=r"'a'.*only one process") as caught:
             async with transport.open(), transport.open_consumer(options, recorder) as consumer:
                 await consumer.subscribe([tp.topic])
                 task_status.started()
@@ -56,8 +61,38 @@ async def test_of_two_static_members_with_one_id_the_older_ends(kafka_broker: Ru
 async def test_a_missing_topic_is_named_with_what_creates_it(kafka_broker: RunningKafka) -> None:
     transport = KafkaTransport(kafka_broker.url)
     async with transport.open(), transport.open_consumer(ConsumerOptions(group="m"), Recorder(Changes())) as consumer:
-        with pytest.raises(UnknownTopic, match=r"--create --topic not-there"):
+        with pytest.raises(UnknownTopic, match=r"topics create not-there"):
             await consumer.subscribe(["not-there"])
+
+
+async def test_a_coordinator_that_is_loading_is_not_taken_for_a_group_without_commits(
+    kafka_broker: RunningKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer holds no partitions then, only an error of the group."""
+    transport, recorder = KafkaTransport(kafka_broker.url), Recorder(Changes())
+    tp = TP("loading", 0)
+    async with transport.open():
+        await transport.create_topic(TopicSpec(name=tp.topic, partitions=1))
+        await transport.produce({tp: numbered(0, 5)})
+        async with transport.open_consumer(ConsumerOptions(group="loading"), recorder) as consumer:
+            await consumer.subscribe([tp.topic])
+            await consumer.commit({tp: 3}, generation=consumer.assignment.generation)
+        send, asked = AIOKafkaClient.send, 0
+
+        async def loading(client: AIOKafkaClient, node: object, request: object, **more: Any) -> object:
+            nonlocal asked
+            if isinstance(request, OffsetFetchRequest):
+                asked += 1
+                if asked % 3:
+                    return OffsetFetchResponse_v3(0, [], GroupLoadInProgressError.errno)
+            return await send(client, node, request, **more)
+
+        monkeypatch.setattr(AIOKafkaClient, "send", loading)
+        async with transport.open_consumer(ConsumerOptions(group="loading"), recorder) as consumer:
+            assert await consumer.committed([tp]) == {tp: 3}
+            await consumer.subscribe([tp.topic])
+            assert consumer.position(tp) == 3
+        assert asked == 6
 
 
 async def test_no_topics_at_all_gives_everything_up(kafka_broker: RunningKafka) -> None:

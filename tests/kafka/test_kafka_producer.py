@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 import trio
 
-from famulus.channels.errors import BrokerUnavailable, ProduceError, TransportError
+import famulus
+from famulus.channels.errors import BrokerUnavailable, ProduceError, TransportError, UnknownTopic
 from famulus.channels.message import TP, ProducerRecord
 from famulus.channels.transport import ConsumerOptions, ProduceResult, TopicSpec, Transport, TransportOptions
 from famulus.kafka import KafkaTransport
@@ -70,6 +77,46 @@ async def test_what_is_compressed_is_read_again(kafka_broker: RunningKafka, comp
         assert await read(transport, tp, 500) == [b"%d" % number for number in range(500)]
 
 
+async def test_with_every_compression_an_app_writes_and_reads_its_own(kafka_broker: RunningKafka) -> None:
+    for compression in ("gzip", "snappy", "lz4", "zstd"):
+        app = famulus.App(f"compresses-{compression}", broker=f"{kafka_broker.url}?compression={compression}")
+
+        @app.agent(name="doubles")
+        async def double(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+            async for number in stream:
+                yield 2 * number
+
+        async with famulus.open_app(app):
+            with trio.fail_after(20):
+                assert [await double.ask(number) for number in range(5)] == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("acks", ["0", "1", "-1", "most"])
+def test_a_write_that_not_all_replicas_confirm_is_refused(acks: str) -> None:
+    with pytest.raises(
+        famulus.ImproperlyConfigured, match=rf"option acks='{acks}': expected all: .*min.insync.replicas"
+    ):
+        KafkaTransport(f"kafka://localhost?acks={acks}")
+
+
+async def test_who_awaits_a_message_that_the_broker_refuses_is_told_what_to_do(kafka_broker: RunningKafka) -> None:
+    app = famulus.App("refused", broker=f"{kafka_broker.url}?acks=all")
+    small, missing = app.topic("takes-little", value_type=str), app.topic("takes-nothing", value_type=str)
+    transport = KafkaTransport(kafka_broker.url)
+    async with transport.open():
+        await new_partition(transport, "takes-little", **{"max.message.bytes": "1000"})
+    async with famulus.open_app(app):
+        with pytest.raises(
+            ProduceError, match=r"takes-little.*takes no more at once than the topic.s max.message.bytes"
+        ):
+            await (await small.send("x" * 5000))
+        with pytest.raises(
+            UnknownTopic, match=r"`famulus --broker 'kafka://\S+' topics create takes-nothing --partitions N`"
+        ):
+            await (await missing.send("x"))
+        await (await small.send("x"))
+
+
 async def test_the_broker_s_time_is_told_where_it_gives_one(kafka_broker: RunningKafka) -> None:
     transport = KafkaTransport(kafka_broker.url)
     async with transport.open():
@@ -101,6 +148,137 @@ async def test_a_write_that_gets_no_answer_is_repeated_without_a_second_copy(own
         assert final == ProduceResult(1)
         assert (await transport.produce({tp: numbered(6, 7)}))[tp] == ProduceResult(6)
         assert await read(transport, tp, 7) == [b"%d" % number for number in range(7)]
+
+
+@pytest.mark.parametrize("given_up", [1, 3, 4, 5])
+async def test_a_repetition_without_what_was_given_up_meanwhile_writes_no_second_copy(
+    own_kafka_broker: KafkaBroker, given_up: int
+) -> None:
+    transport = KafkaTransport(f"{own_kafka_broker.url}?produce_timeout=0.5&request_timeout=30")
+    async with transport.open():
+        tp = await new_partition(transport, f"given-up-{given_up}")
+        await transport.produce({tp: numbered(0, 1)})
+        records = numbered(1, 6)
+        own_kafka_broker.suspend()
+        try:
+            outcome = (await transport.produce({tp: records[:4]}))[tp]
+            assert isinstance(outcome, BrokerUnavailable)
+            assert outcome.in_doubt
+        finally:
+            own_kafka_broker.resume()
+        rest = records[given_up:]  # of what was given up, all is written too: that was in doubt
+        final: object = None
+        while not isinstance(final, ProduceResult):
+            final = (await transport.produce({tp: rest or numbered(6, 7)}))[tp]
+        if rest:
+            assert final == ProduceResult(1 + given_up)
+        assert (await transport.produce({tp: numbered(7, 8)}))[tp] == ProduceResult(6)
+        expected = [b"%d" % number for number in range(6 if rest else 5)]
+        if not rest:
+            expected.append(b"6")
+        assert await read(transport, tp, 7) == [*expected, b"7"]
+
+
+async def test_a_message_that_may_still_be_written_says_so_when_it_is_given_up(own_kafka_broker: KafkaBroker) -> None:
+    url = f"{own_kafka_broker.url}?produce_timeout=0.3&request_timeout=30"
+    app = famulus.App("doubts", broker=url, producer_delivery_timeout=1.0)
+    topic = app.topic("in-doubt", value_type=int)
+    transport = KafkaTransport(own_kafka_broker.url)
+    async with transport.open():
+        tp = await new_partition(transport, "in-doubt")
+        async with famulus.open_app(app):
+            await (await topic.send(0))
+            own_kafka_broker.suspend()
+            try:
+                promise = await topic.send(1)
+                with pytest.raises(
+                    ProduceError, match=r"not confirmed within 1 s, but may be written; last: .*no answer"
+                ) as told:
+                    await promise
+                assert told.value.in_doubt
+            finally:
+                own_kafka_broker.resume()
+            await (await topic.send(2))
+        assert await read(transport, tp, 3) == [b"0", b"1", b"2"]  # it was
+
+
+async def test_a_message_that_was_never_sent_is_not_in_doubt(own_kafka_broker: KafkaBroker) -> None:
+    url = f"{own_kafka_broker.url}?produce_timeout=0.3&request_timeout=1"
+    app = famulus.App("certain", broker=url, producer_delivery_timeout=1.0)
+    topic = app.topic("not-in-doubt", value_type=int)
+    transport = KafkaTransport(own_kafka_broker.url)
+    async with transport.open():
+        tp = await new_partition(transport, "not-in-doubt")
+        async with famulus.open_app(app):
+            await trio.to_thread.run_sync(own_kafka_broker.stop_process)
+            try:
+                with pytest.raises(ProduceError, match="not delivered within 1 s; last: ") as told:
+                    await (await topic.send(1))
+                assert not told.value.in_doubt
+            finally:
+                await trio.to_thread.run_sync(own_kafka_broker.start_process)
+            await (await topic.send(2))
+        assert await read(transport, tp, 1) == [b"2"]
+
+
+def resident() -> int:
+    """Bytes of memory that this process uses."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.hard_timeout(120)
+async def test_while_the_broker_is_away_senders_wait_memory_is_bounded_and_nothing_is_lost_or_doubled(
+    own_kafka_broker: KafkaBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "aiokafka")  # what is captured is kept, with the frames of its exceptions
+    number_of_messages, padding = 40_000, "x" * 1000
+    app = famulus.App("outage", broker=own_kafka_broker.url, producer_buffer_maxsize=2_000)
+    topic = app.topic("through-the-outage", value_type=str)
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        for number in range(number_of_messages):
+            await topic.send(f"{number} {padding}", key=b"%d" % (number % 16))
+            sent += 1
+
+    transport = KafkaTransport(own_kafka_broker.url)
+    async with transport.open():
+        await transport.create_topic(TopicSpec(name="through-the-outage", partitions=4))
+    async with famulus.open_app(app) as running, trio.open_nursery() as nursery:
+        await (await topic.send("warm"))
+        nursery.start_soon(send)
+        while sent < 5_000:
+            await trio.sleep(0.01)
+        before = resident()
+        await trio.to_thread.run_sync(own_kafka_broker.stop_process)
+        try:
+            stood_at, still = -1, 0
+            while still < 30:  # it waits, and goes on waiting
+                await trio.sleep(0.1)
+                still = still + 1 if sent == stood_at else 0
+                stood_at = sent
+            assert sent < number_of_messages
+            statistics = running.statistics()
+            assert statistics.messages_sent - statistics.messages_delivered <= 2_000
+            gc.collect()
+            assert resident() - before < 40_000_000
+        finally:
+            await trio.to_thread.run_sync(own_kafka_broker.start_process)
+    assert sent == number_of_messages
+    async with transport.open():
+        recorder = Recorder(Changes())
+        async with transport.open_consumer(ConsumerOptions(group="after-the-outage"), recorder) as consumer:
+            await consumer.subscribe(["through-the-outage"])
+            messages = await GroupMember(transport, consumer, recorder).read(number_of_messages + 1)
+            ends = sum(consumer.highwater(tp) for tp in consumer.assignment.partitions)
+    assert len(messages) == ends == number_of_messages + 1
+    by_key: dict[bytes | None, list[int]] = {}
+    for message in messages:
+        if message.key is not None:
+            by_key.setdefault(message.key, []).append(int((message.value or b"").strip(b'"').split()[0]))
+    assert all(numbers == sorted(set(numbers)) for numbers in by_key.values())
+    assert sum(map(len, by_key.values())) == number_of_messages
 
 
 async def test_a_cancelled_write_is_repeated_without_a_second_copy(own_kafka_broker: KafkaBroker) -> None:

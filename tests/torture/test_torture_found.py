@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from famulus.channels.memory_consumer import MemoryConsumer
 from famulus.channels.message import TP, ProducerRecord
 
 
-def app_on(broker: MemoryBroker, **settings: object) -> famulus.App:
+def app_on(broker: MemoryBroker, **settings: Any) -> famulus.App:
     return famulus.App("found", broker=f"memory://{broker.name}", **settings)
 
 

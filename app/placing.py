@@ -1,0 +1,119 @@
+"""Placing: which supervisor runs an app's agents, tasks, timers and services. Pure.
+
+A declared tree names them; what it does not name has its default place. A leaf is the full name (``shop.tally``), or its last
+part where only one thing is called that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from ..channels.errors import ImproperlyConfigured
+from ..supervision import (
+    CrashingSupervisor,
+    Spec,
+    SupervisorSpec,
+    SupervisorStrategy,
+    TreeError,
+    TreeSpec,
+    supervisor,
+    tree_from_dict,
+)
+
+__all__ = ["Placed", "TreeLike", "as_tree", "place", "with_groups"]
+
+TreeLike = TreeSpec | Mapping[str, Any]
+"""A tree as `tree()` makes it, or as a table of plain values."""
+
+ROOT = "tree"
+"""The supervisor over a declared tree."""
+
+
+@attrs.frozen
+class Placed:
+    """What a declared tree makes of an app's children.
+
+    Attributes:
+        spec: the declared tree, ready to start; None where there is none.
+        names: the full names of what it runs.
+    """
+
+    spec: SupervisorSpec | None = None
+    names: frozenset[str] = frozenset()
+
+
+def as_tree(given: TreeLike | None, *, where: str) -> TreeSpec | None:
+    """A tree from what the user gave.
+
+    Raises:
+        ImproperlyConfigured: it cannot be one; the message names the key.
+    """
+    if given is None or isinstance(given, TreeSpec):
+        return given
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"{where}={given!r}: expected tree(...), or a table of plain values")
+    try:
+        return tree_from_dict(given, where=where)
+    except TreeError as error:
+        raise ImproperlyConfigured(str(error)) from error
+
+
+def with_groups(declared: TreeSpec | None, groups: Iterable[TreeSpec]) -> TreeSpec | None:
+    """A tree with more supervisors at its end.
+
+    Raises:
+        ImproperlyConfigured: a name is used twice.
+    """
+    more = tuple(groups)
+    if not more:
+        return declared
+    base = TreeSpec() if declared is None else declared
+    try:
+        return attrs.evolve(base, children=(*base.children, *more))
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from error
+
+
+def place(declared: TreeSpec | None, children: Iterable[Spec]) -> Placed:
+    """Put each child where the tree says.
+
+    Raises:
+        ImproperlyConfigured: a leaf names nothing, or several things, or one that another leaf has named; an option does
+            not fit what is placed.
+    """
+    if declared is None:
+        return Placed()
+    known = _by_name(tuple(children))
+    places: dict[str, str] = {}
+    try:
+        declared.refuse_unknown(known)
+        for name in declared.places():
+            spec = known[name]
+            if spec.name in places:
+                raise TreeError(f"tree: {name}", f"it is {spec.name}, which {places[spec.name]!r} has placed already")
+            places[spec.name] = name
+        strategy: SupervisorStrategy = declared.strategy or CrashingSupervisor()
+        spec = supervisor(strategy, *declared.specs(known), name=ROOT)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"the declared tree: {error}") from error
+    return Placed(spec, frozenset(places))
+
+
+def _by_name(children: tuple[Spec, ...]) -> dict[str, Spec]:
+    """The children by full name, and by the last part of it where that is one thing's only."""
+    twice = [name for name, count in Counter(child.name for child in children).items() if count > 1]
+    if twice:
+        raise ImproperlyConfigured(
+            f"the declared tree: {twice[0]!r} is the name of two things of this app, so it cannot be placed by it: "
+            "give one of them another name"
+        )
+    full = {child.name: child for child in children}
+    short = Counter(name.rpartition(".")[2] for name in full)
+    return {
+        **{last: spec for name, spec in full.items() if short[last := name.rpartition(".")[2]] == 1},
+        **full,
+    }

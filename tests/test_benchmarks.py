@@ -1,0 +1,64 @@
+"""The benchmark on Kafka runs, with few messages and without what has to be installed for it. No time is asserted."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from famulus.testing.kafka import RunningKafka
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.slow
+@pytest.mark.hard_timeout(300)
+def test_the_benchmark_on_kafka_compares_famulus_with_bare_aiokafka(kafka_broker: RunningKafka) -> None:
+    command = [sys.executable, str(BENCHMARKS / "kafka_agents.py"), "--broker", kafka_broker.url]
+    command += ["--only", "raw", "--messages", "400", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    for mode in ("read", "pipe"):
+        for program in ("Famulus agent", "raw aiokafka loop"):
+            assert f"round 1/1: {mode}, {program}:" in done.stdout
+    assert "peak memory below 120 MB" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.hard_timeout(120)
+def test_a_program_that_leaves_messages_out_fails_the_benchmark(
+    kafka_broker: RunningKafka, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runs = importlib.import_module("_kafka_runs")
+    script = tmp_path / "idle.py"
+    script.write_text('print(\'{"count": 99, "cents": 0}\')\n')
+    idle = runs.Program("idle", str(script), "read", Path(sys.executable))
+    with pytest.raises(AssertionError, match=r"idle saw \(99, 0\)"):
+        runs.compare(kafka_broker.address, [idle], messages=1000, rounds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.hard_timeout(120)
+def test_a_program_that_sends_nothing_fails_the_benchmark(
+    kafka_broker: RunningKafka, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runs = importlib.import_module("_kafka_runs")
+    total_cents = importlib.import_module("_kafka_orders").total_cents
+    script = tmp_path / "silent.py"
+    facts = {
+        "count": 100,
+        "cents": total_cents(100),
+        "started": 0,
+        "first": 1,
+        "last": 2,
+        "done": 2,
+        "cpu": 1,
+        "peak": 1,
+    }
+    script.write_text(f"import json\nprint(json.dumps({facts!r}))\n")
+    silent = runs.Program("silent", str(script), "pipe", Path(sys.executable))
+    with pytest.raises(AssertionError, match="orders=0"):
+        runs.compare(kafka_broker.address, [silent], messages=1000, rounds=1)
