@@ -65,10 +65,15 @@ clean: ## remove the environments and everything generated
 # Each is a stamp, so that it runs again only when pyproject.toml has changed.
 
 $(MADE):
+	@if [ -n "$$(ls -A $(VENV) 2>/dev/null)" ]; then \
+	    echo "$(VENV) is there and was not finished by this Makefile: remove it (rm -rf $(VENV)), or name another: make VENV=.venv-mine" >&2; \
+	    exit 1; \
+	fi
 	@for python in $(PYTHON); do \
 	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 	        echo "$(VENV): $$("$$python" --version)"; \
-	        "$$python" -m venv --clear $(VENV) && touch $@ && exit 0; \
+	        "$$python" -m venv $(VENV) && touch $@ && exit 0; \
+	        rm -rf $(VENV); \
 	        echo "$$python cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)." >&2; \
 	        exit 1; \
 	    fi; \

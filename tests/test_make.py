@@ -71,6 +71,15 @@ def test_an_old_python_is_passed_over(bare: Path) -> None:
     assert not (bare / "old-was-used").exists()
 
 
+def test_an_environment_that_somebody_else_made_is_left_alone(bare: Path) -> None:
+    (bare / "mine").mkdir()
+    (bare / "mine" / "pyvenv.cfg").touch()
+    done = make("dev", "VENV=mine", cwd=bare)
+    assert done.returncode == 2
+    assert "mine is there and was not finished by this Makefile: remove it (rm -rf mine), or name another" in done.stderr
+    assert (bare / "mine" / "pyvenv.cfg").exists()
+
+
 def test_a_second_run_sets_nothing_up_again(bare: Path) -> None:
     (bare / ".venv").mkdir()
     for stamp in (".made", ".installed", ".flights", ".dev"):
