@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -115,6 +116,8 @@ def worker(
     set_up_logging(loglevel, logfile=logfile, format=log_format, color=not no_color)
     if not no_banner:
         console(stderr=True, color=not no_color).print(banner(app, settings, loglevel))
+    # Asked what it does while it begins or ends, it shall not die of the question.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         trio.run(partial(run_worker, app, tree=tree, **invocation.overrides))
     except (ImproperlyConfigured, KeyboardInterrupt, SystemExit):

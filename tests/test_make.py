@@ -76,7 +76,9 @@ def test_an_environment_that_somebody_else_made_is_left_alone(bare: Path) -> Non
     (bare / "mine" / "pyvenv.cfg").touch()
     done = make("dev", "VENV=mine", cwd=bare)
     assert done.returncode == 2
-    assert "mine is there and was not finished by this Makefile: remove it (rm -rf mine), or name another" in done.stderr
+    assert (
+        "mine is there and was not finished by this Makefile: remove it (rm -rf mine), or name another" in done.stderr
+    )
     assert (bare / "mine" / "pyvenv.cfg").exists()
 
 

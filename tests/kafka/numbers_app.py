@@ -4,7 +4,7 @@
 
 - ``NUMBERS_JOURNAL``: the file for ``pid partition offset number`` of each event, in one write each.
 - ``NUMBERS_PACE``: seconds that an event takes.
-- ``NUMBERS_HOLD``: while this file exists, the event in hand waits.
+- ``NUMBERS_HOLD``: while this file exists, the event in hand waits, and it prints that it is held.
 - ``NUMBERS_FEED``: so many messages of a kilobyte that each worker sends by itself to ``NUMBERS-fed``.
 - ``NUMBERS_FEED_FROM``: it begins when this file is there.
 """
@@ -40,6 +40,8 @@ async def double(stream: famulus.Stream[int]) -> None:
         async for event in stream.events():
             if PACE:
                 await trio.sleep(PACE)
+            if there(HOLD):
+                print("held", flush=True)
             while there(HOLD):
                 await trio.sleep(0.02)
             await doubled.send(2 * event.value, key=event.key)

@@ -198,6 +198,7 @@ async def test_a_rebalance_and_a_shutdown_at_once_both_come_to_their_end(
         await one.wait_for("ready")
         hold.on()
         await run.write(500)
+        await one.wait_for("^held$")
         if first == "SIGTERM":
             one.stop()
             await one.wait_for("draining")
@@ -220,6 +221,7 @@ async def test_an_event_that_outlasts_the_drain_is_cancelled_and_processed_by_it
         await one.wait_for("ready")
         hold.on()
         await run.write(500)
+        await one.wait_for("^held$")
         two = run.start(environment=PACE, settings=QUICK)
         await one.wait_for("cancelled the processing of .*: its partition was revoked")
         for worker in (one, two):

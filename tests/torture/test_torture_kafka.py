@@ -155,10 +155,12 @@ async def torture(
                         place.check()
             assert run.unseen() == 0
             for place in places:
+                place.check()
                 await place.worker.wait_for("ready")
                 place.worker.stop()
-            for place in places:
-                assert await place.worker.wait() == 0, place.worker.log
+            for place in places:  # a static one that was suspended last may only now have found out
+                code = await place.worker.wait()
+                assert code == 0 or place.was_forgotten(place.worker), place.worker.log
             outputs = await run.outputs()
             assert set(outputs) == {2 * number for number in range(sum(run.ends.values()))}
         except BaseException:
