@@ -91,7 +91,8 @@ class App(Declarations):
             name: of the supervisor.
             children: names, `leaf(...)` for options, or `tree(...)` for supervisors below it.
             strategy: one-for-one by default.
-            restart: what becomes of it when it gives up: ``permanent`` and ``transient`` start all of it again.
+            restart: what becomes of it when it gives up, where the declared tree's own strategy restarts anything;
+                without one, the app ends.
             stop: the order in which its children stop; see `famulus.supervision.supervisor`.
 
         Raises:
@@ -99,7 +100,7 @@ class App(Declarations):
         """
         try:
             group = tree(*children, name=name, strategy=strategy, restart=restart, stop=stop)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ImproperlyConfigured(str(error)) from error
         with_groups(self._tree, [*self._groups, group])
         self._groups.append(group)

@@ -8,6 +8,7 @@ JSON document. The command ``famulus tree`` is its client.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import socket
@@ -34,6 +35,8 @@ log = logging.getLogger("famulus.control")
 _LONGEST_NAME = 24  # characters of an app's id in a socket's name: the whole path may have about 100
 _LONGEST_QUESTION = 4096  # bytes
 _PATIENCE = 5.0  # seconds for a question to arrive and its answer to leave
+_PAUSE = 1.0  # seconds after a question could not be taken
+_LONGEST_ANSWER = 64 * 1024 * 1024  # bytes
 _MOST_CLIENTS = 8  # served at once; others wait in the socket's queue
 
 
@@ -57,7 +60,11 @@ class WorkerReport:
 
     def to_json(self) -> bytes:
         """As it goes over the socket."""
-        return orjson.dumps(attrs.asdict(self))
+        facts = attrs.asdict(self)
+        try:
+            return orjson.dumps(facts)
+        except TypeError:  # half a character in somebody's message
+            return json.dumps(facts).encode("ascii")
 
     @classmethod
     def from_json(cls, data: bytes) -> WorkerReport:
@@ -67,7 +74,7 @@ class WorkerReport:
             WorkerGone: it is something else.
         """
         try:
-            found = orjson.loads(data)
+            found = json.loads(data)
             return cls(app=found["app"], pid=found["pid"], tree=_as_node(found["tree"]))
         except (ValueError, KeyError, TypeError) as error:
             raise WorkerGone(f"the worker's answer cannot be read: {error!r}; is it of another version?") from error
@@ -80,11 +87,19 @@ def _as_node(data: Mapping[str, Any]) -> TreeNode:
 # -- where ---------------------------------------------------------------------------------------------------
 
 
-def _directory() -> Path:
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime):
-        return Path(runtime) / "famulus"
-    return Path(tempfile.gettempdir()) / f"famulus-{os.getuid()}"
+def _directories() -> list[Path]:
+    """Where sockets may be: a worker takes the first, whoever looks for one looks in all."""
+    places = [Path(tempfile.gettempdir()) / f"famulus-{os.getuid()}"]
+    for runtime in (f"/run/user/{os.getuid()}", os.environ.get("XDG_RUNTIME_DIR")):
+        if runtime and os.path.isdir(runtime):
+            places.insert(0, Path(runtime) / "famulus")
+    return list(dict.fromkeys(places))
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether only this user can have put anything into it."""
+    facts = directory.lstat()
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not stat.S_IMODE(facts.st_mode) & 0o077
 
 
 def _socket_name(app: str) -> str:
@@ -98,11 +113,12 @@ def find_workers(app: str) -> dict[int, Path]:
     """The sockets of the workers of this App on this machine that were run by this user, by process id."""
     found: dict[int, Path] = {}
     prefix = f"{_socket_name(app)}."
-    with suppress(OSError):
-        for path in sorted(_directory().iterdir()):
-            pid = path.name.removeprefix(prefix).removesuffix(".sock")
-            if path.name.startswith(prefix) and path.name.endswith(".sock") and pid.isdecimal():
-                found[int(pid)] = path
+    for directory in _directories():
+        with suppress(OSError):
+            for path in sorted(directory.iterdir()) if _is_ours(directory) else ():
+                pid = path.name.removeprefix(prefix).removesuffix(".sock")
+                if path.name.startswith(prefix) and path.name.endswith(".sock") and pid.isdecimal():
+                    found.setdefault(int(pid), path)
     return found
 
 
@@ -110,7 +126,7 @@ def find_workers(app: str) -> dict[int, Path]:
 
 
 async def serve_control(app: str, tree: Callable[[], TreeNode]) -> None:
-    """Answer questions about this process until asked to stop. Without a place for the socket it only says so."""
+    """Answer questions about this process until asked to stop. It never fails: a worker shall not end for want of an answer."""
     stop = trap_stop()
     try:
         with _listening(app) as listening:
@@ -121,14 +137,15 @@ async def serve_control(app: str, tree: Callable[[], TreeNode]) -> None:
                 nursery.cancel_scope.cancel()
     except OSError as error:
         log.warning("`famulus tree` will not find this worker: %s", error)
+    except Exception:
+        log.exception("`famulus tree` will not find this worker any more")
 
 
 @contextmanager
 def _listening(app: str) -> Iterator[trio.SocketListener]:
-    directory = _directory()
+    directory = _directories()[0]
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = directory.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o077:
+    if not _is_ours(directory):
         raise PermissionError(f"{directory} is not a directory of this user alone (mode 0700)")
     path = directory / f"{_socket_name(app)}.{os.getpid()}.sock"
     path.unlink(missing_ok=True)  # of a killed process that had our id
@@ -150,8 +167,8 @@ async def _serve(listener: trio.SocketListener, answer: Callable[[trio.SocketStr
             async with stream:
                 with trio.move_on_after(_PATIENCE):
                     await answer(stream)
-        except (OSError, trio.BrokenResourceError):
-            log.debug("a client of the worker's socket left", exc_info=True)
+        except Exception:
+            log.debug("a question at the worker's socket was not answered", exc_info=True)
         finally:
             room.release_on_behalf_of(client)
 
@@ -159,7 +176,13 @@ async def _serve(listener: trio.SocketListener, answer: Callable[[trio.SocketStr
         while True:
             client = object()
             await room.acquire_on_behalf_of(client)
-            stream = await listener.accept()
+            try:
+                stream = await listener.accept()
+            except OSError:  # no file descriptor is left: others need the next one more
+                log.debug("no question can be taken at the worker's socket", exc_info=True)
+                room.release_on_behalf_of(client)
+                await trio.sleep(_PAUSE)
+                continue
             nursery.start_soon(serve_one, stream, client)
 
 
@@ -201,7 +224,7 @@ async def ask_worker(path: Path) -> WorkerReport:
         async with stream:
             try:
                 await stream.send_all(b'{"show": "tree"}\n')
-                while some := await stream.receive_some():
+                while len(answer) < _LONGEST_ANSWER and (some := await stream.receive_some()):
                     answer += some
             except (OSError, trio.BrokenResourceError) as error:
                 raise WorkerGone(f"the worker at {path} does not answer: {error}") from error

@@ -262,7 +262,13 @@ class Declarations(ABC):
         Args:
             name: its module and function by default.
             restart: ``permanent`` starts it again whenever it ends, ``transient`` when it failed, ``temporary`` never.
+
+        Raises:
+            ImproperlyConfigured: an argument is not what it takes.
         """
+
+        if restart not in ("permanent", "transient", "temporary"):
+            raise ImproperlyConfigured(f"service restart={restart!r}: expected permanent, transient or temporary")
 
         def declare(fun: Any) -> Any:
             self._adopt(ServiceDeclaration(name or agent_name(fun), fun, restart))

@@ -15,6 +15,7 @@ import attrs
 from ..channels.errors import ImproperlyConfigured
 from ..supervision import (
     CrashingSupervisor,
+    Leaf,
     Spec,
     SupervisorSpec,
     SupervisorStrategy,
@@ -87,33 +88,64 @@ def place(declared: TreeSpec | None, children: Iterable[Spec]) -> Placed:
     """
     if declared is None:
         return Placed()
-    known = _by_name(tuple(children))
+    found = tuple(children)
+    known, unclear = _by_name(found)
     places: dict[str, str] = {}
     try:
-        declared.refuse_unknown(known)
         for name in declared.places():
-            spec = known[name]
+            if name in unclear:
+                raise TreeError(
+                    f"tree: {name}", f"it may be any of {', '.join(unclear[name])}: give them names of their own"
+                )
+        declared.refuse_unknown(known)
+        for name, there in declared.places().items():
+            spec = known[name] = _with_options(known[name], there.leaf)
             if spec.name in places:
                 raise TreeError(f"tree: {name}", f"it is {spec.name}, which {places[spec.name]!r} has placed already")
             places[spec.name] = name
         strategy: SupervisorStrategy = declared.strategy or CrashingSupervisor()
-        spec = supervisor(strategy, *declared.specs(known), name=ROOT)
+        # It may end by itself, by `auto_shutdown`.
+        spec = supervisor(strategy, *declared.specs(known), name=ROOT, restart="transient")
     except ValueError as error:
         raise ImproperlyConfigured(f"the declared tree: {error}") from error
     return Placed(spec, frozenset(places))
 
 
-def _by_name(children: tuple[Spec, ...]) -> dict[str, Spec]:
-    """The children by full name, and by the last part of it where that is one thing's only."""
-    twice = [name for name, count in Counter(child.name for child in children).items() if count > 1]
-    if twice:
-        raise ImproperlyConfigured(
-            f"the declared tree: {twice[0]!r} is the name of two things of this app, so it cannot be placed by it: "
-            "give one of them another name"
+def _with_options(spec: Spec, leaf: Leaf) -> Spec:
+    """What an agent's leaf says holds for its actors, too.
+
+    Raises:
+        TreeError: an agent is to be temporary.
+    """
+    if not isinstance(spec, SupervisorSpec):
+        return spec
+    if leaf.restart == "temporary":
+        raise TreeError(
+            f"tree: {leaf.name}",
+            "an agent cannot be temporary: once it is gone, its partitions would wait for it; expected permanent or transient",
         )
-    full = {child.name: child for child in children}
-    short = Counter(name.rpartition(".")[2] for name in full)
-    return {
-        **{last: spec for name, spec in full.items() if short[last := name.rpartition(".")[2]] == 1},
-        **full,
-    }
+    options: dict[str, Any] = {}
+    if leaf.restart is not None:
+        options["restart"] = leaf.restart
+    if leaf.shutdown is not None:
+        options["shutdown"] = leaf.shutdown
+    return attrs.evolve(spec, children=tuple(attrs.evolve(actor, **options) for actor in spec.children))
+
+
+def _by_name(children: tuple[Spec, ...]) -> tuple[dict[str, Spec], dict[str, list[str]]]:
+    """The children by full name, and by the last part of it where that is one thing's only; the names that mean several."""
+    full = Counter(child.name for child in children)
+    short = Counter(child.name.rpartition(".")[2] for child in children)
+    known: dict[str, Spec] = {}
+    unclear: dict[str, list[str]] = {}
+    for child in children:
+        last = child.name.rpartition(".")[2]
+        if short[last] == 1:
+            known[last] = child
+        elif last not in full:
+            unclear.setdefault(last, []).append(child.name)
+        if full[child.name] == 1:
+            known[child.name] = child
+        else:
+            unclear.setdefault(child.name, []).append(child.name)
+    return known, unclear

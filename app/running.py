@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
 from itertools import chain
 from math import inf
 from typing import Any, Generic, Literal, TypeVar, overload
 
+import attrs
 import trio
 
 from ..actors.actor import AgentRun
@@ -27,6 +29,7 @@ from ..channels.retry import Retry
 from ..channels.runs import Declaration, Run
 from ..channels.transport import TransportOptions, load_transport
 from ..supervision import (
+    ChildSpec,
     CrashingSupervisor,
     OneForOneSupervisor,
     Spec,
@@ -40,6 +43,7 @@ from ..supervision import (
     supervisor,
     trap_stop,
 )
+from ..supervision.specs import StopOrder
 from .app import App
 from .declare import AgentDecorator, Declarations, Declared, ServiceDeclaration, TaskDeclaration, TimerDeclaration
 from .placing import TreeLike, as_tree, place
@@ -179,7 +183,13 @@ class RunningApp(Declarations):
             agent_run = self._agents[declared.name] = AgentRun(self._run, declared)
             self._start_soon(lambda: self._start_late_agent(agent_run))
         elif isinstance(declared, TaskDeclaration | TimerDeclaration | ServiceDeclaration):
-            self._start_soon(lambda: self._start_child(declared))
+            kind, spec = self._spec_of(declared)
+            if any(other.name == spec.name for other in self._specs[kind]):
+                raise ImproperlyConfigured(
+                    f"app {self.id!r} has {spec.name!r} among its {kind} already: give another name"
+                )
+            self._specs[kind].append(spec)
+            self._start_soon(lambda: self._start_late_child(kind, spec))
 
     def _start_soon(self, start: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -234,7 +244,9 @@ class RunningApp(Declarations):
 
     async def _start_supervisor(self, kind: Kind, strategy: type[SupervisorStrategy]) -> None:
         assert self._run.root is not None, "set first"
-        handle = await self._run.root.start(supervisor(strategy, name=kind, stop="together"))
+        # Services may use each other: those declared later are stopped first.
+        order: StopOrder = "reverse" if kind == "services" else "together"
+        handle = await self._run.root.start(supervisor(strategy, name=kind, stop=order))
         self._supervisors[kind] = handle.supervisor
 
     async def _start_unplaced(self, kind: Kind) -> None:
@@ -274,8 +286,10 @@ class RunningApp(Declarations):
             Replies.of(self._run).fail(agent_run.agent.name, error)
             raise
 
-    async def _start_child(self, declared: TaskDeclaration | TimerDeclaration | ServiceDeclaration) -> None:
-        kind, spec = self._spec_of(declared)
+    async def _start_late_child(self, kind: Kind, spec: Spec) -> None:
+        """Nobody waits for it to be ready, nor takes the failure of its first start: it is restarted like any other."""
+        if isinstance(spec, ChildSpec) and spec.wants_status:
+            spec = attrs.evolve(spec, fn=partial(spec.fn, task_status=trio.TASK_STATUS_IGNORED), wants_status=False)
         await self._supervisors[kind].start(spec)
 
     def _spec_of(self, declared: TaskDeclaration | TimerDeclaration | ServiceDeclaration) -> tuple[Kind, Spec]:

@@ -41,13 +41,14 @@ _NOWHERE = -1
 class _Queue:
     """Messages for one partition, in order, and when to try again after a failure."""
 
-    __slots__ = ("attempted", "delay", "in_doubt", "messages", "not_before", "tp")
+    __slots__ = ("apart", "attempted", "delay", "in_doubt", "messages", "not_before", "tp")
 
     def __init__(self, tp: TP) -> None:
         self.tp = tp
         self.messages: deque[FutureMessage] = deque()
         self.attempted = 0  # messages of the last batch, whose outcome is open: repeated as it was
         self.in_doubt = False  # whether the last batch may have been written all the same
+        self.apart = 0  # messages at the head that are written one by one: together they were refused
         self.not_before = -inf
         self.delay = 0.0
 
@@ -123,7 +124,7 @@ class Producer:
         self._closed = False
         self.callbacks = DeliveryCallbacks(on_room=self._unpark)
         self._trouble = False
-        self._last_error: TransportError | None = None
+        self._last_error: Exception | None = None
 
     # -- the buffer ----------------------------------------------------------------------------------------
 
@@ -288,9 +289,10 @@ class Producer:
                 continue
             batch: list[FutureMessage] = []
             size = 0
+            most = 1 if queue.apart else queue.attempted
             for future in queue.messages:
                 size += future.size
-                if (size > limit and batch) or len(batch) == queue.attempted > 0:
+                if (size > limit and batch) or len(batch) == most > 0:
                     break
                 batch.append(future)
             queue.attempted = len(batch)
@@ -309,7 +311,12 @@ class Producer:
         for topic in topics:
             if topic in self._routes:
                 self._routes[topic].partitioner.new_batch()
-        outcome = await self._transport.produce(batches)
+        try:
+            outcome = await self._transport.produce(batches)
+        except BaseException:
+            for tp in batches:
+                self._queues[tp].in_doubt = True
+            raise
         for tp, batch in batches.items():
             result = outcome[tp]
             if isinstance(result, ProduceResult):
@@ -345,6 +352,7 @@ class Producer:
         for _ in batch:
             queue.messages.popleft()
         queue.attempted = 0
+        queue.apart = max(0, queue.apart - len(batch))
         queue.fine()
         self._counters.messages_delivered += len(batch)
         for index, future in enumerate(batch):
@@ -356,19 +364,27 @@ class Producer:
         self._recovered()
 
     def _fail_batch(self, tp: TP, batch: list[FutureMessage], error: Exception) -> None:
-        """The broker will not have it; what must not be given up is tried again later."""
+        """The broker will not have it. One of several may be the cause: then they are written one by one.
+
+        What must not be given up goes to the end of its queue, so that nothing waits behind it for ever.
+        """
         queue = self._queues[tp]
-        for _ in batch:
-            queue.messages.popleft()
         queue.attempted = 0
         queue.in_doubt = False
+        if len(batch) > 1 and isinstance(error, ProduceError):
+            queue.apart = len(batch)
+            return
+        for _ in batch:
+            queue.messages.popleft()
+        queue.apart = max(0, queue.apart - len(batch))
         kept = [future for future in batch if future.persistent]
-        queue.messages.extendleft(reversed(kept))
+        queue.messages.extend(kept)
         log.error("%d messages to %s were not delivered, %d are tried again: %s", len(batch), tp, len(kept), error)
         for future in batch:
             if not future.persistent:
                 self._settle_failed(future, error)
         if kept:
+            self._last_error = error
             queue.put_off(self._options)
 
     def _settle_failed(self, future: FutureMessage, error: Exception, *, run_ends: bool = False) -> None:
@@ -402,25 +418,39 @@ class Producer:
             log.info("sending goes on")
 
     def _expire(self) -> None:
-        """Fail what has waited longer than its delivery timeout; only whole heads, so order is kept."""
-        if not self._trouble:
-            return
-        now, waited = trio.current_time(), self._options.producer_delivery_timeout
-        expired = 0
-        for queue in self._all_queues():
-            while queue.messages and 0 < queue.messages[0].deadline <= now and not queue.messages[0].persistent:
-                future = queue.messages.popleft()
-                doubt = queue.in_doubt and queue.attempted > 0
-                queue.attempted = max(0, queue.attempted - 1)
-                outcome = "confirmed within {:g} s, but may be written" if doubt else "delivered within {:g} s"
-                error = ProduceError(f"{future.topic}: not {outcome.format(waited)}; last: {self._last_error}")
-                error.in_doubt = doubt
-                self._settle_failed(future, error)
-                expired += 1
-            if not queue.attempted:
-                queue.in_doubt = False
+        """Fail what has waited longer than its delivery timeout; only heads, so order is kept. Dead letters wait on."""
+        now = trio.current_time()
+        expired = sum(self._expire_in(queue, now) for queue in self._all_queues() if queue.delay)
         if expired:
             log.error("%d messages were not delivered in time and given up: %s", expired, self._last_error)
+
+    def _expire_in(self, queue: _Queue, now: float) -> int:
+        waited = self._options.producer_delivery_timeout
+        kept: list[FutureMessage] = []
+        expired = attempted = 0
+        while queue.messages:
+            future = queue.messages[0]
+            if not (future.persistent or 0 < future.deadline <= now):
+                break
+            queue.messages.popleft()
+            tried = queue.attempted > 0
+            queue.attempted -= tried
+            if future.persistent:
+                kept.append(future)
+                attempted += tried
+                continue
+            doubt = queue.in_doubt and tried
+            outcome = "confirmed within {:g} s, but may be written" if doubt else "delivered within {:g} s"
+            error = ProduceError(f"{future.topic}: not {outcome.format(waited)}; last: {self._last_error}")
+            error.in_doubt = doubt
+            self._settle_failed(future, error)
+            expired += 1
+        queue.messages.extendleft(reversed(kept))
+        queue.attempted += attempted
+        queue.apart = 0 if not queue.messages else min(queue.apart, len(queue.messages))
+        if not queue.attempted:
+            queue.in_doubt = False
+        return expired
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -429,9 +459,13 @@ class Producer:
         if self._buffered:
             log.error("%d messages were not delivered before the app stopped", self._buffered)
         error = ProduceError("the app stopped before the delivery was confirmed")
+        doubtful = ProduceError("the app stopped before the delivery was confirmed; it may be written all the same")
+        doubtful.in_doubt = True
         for queue in self._all_queues():
             while queue.messages:
-                self._settle_failed(queue.messages.popleft(), error, run_ends=True)
+                tried = queue.attempted > 0
+                queue.attempted -= tried
+                self._settle_failed(queue.messages.popleft(), doubtful if tried else error, run_ends=True)
 
     def close(self) -> None:
         """The run has ended. Senders that wait for room are refused; callbacks that are plain functions are called."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .cursor import BadMessage, BatchCursor, Cursor, EventCursor
+from .errors import UnknownTopic
 from .inbox import BatchInbox, EventInbox
 from .retry import Retry
 from .runs import Run
@@ -126,7 +127,7 @@ class TopicSubscription(Subscription):
 
     async def partition_count(self) -> int:
         run = self.run
-        retry = Retry(f"looking at topic {self.channel.name}", run.options, log)
+        retry = Retry(f"looking at topic {self.channel.name}", run.options, log, patient_with=(UnknownTopic,))
         return await retry.until_done(lambda: run.transport.partition_count(self.channel.name))
 
     def open_cursor(self) -> Cursor:

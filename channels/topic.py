@@ -13,7 +13,7 @@ import trio
 
 from ..models import Serde, key_serde, value_serde
 from .channel import Channel
-from .errors import ImproperlyConfigured
+from .errors import BrokerUnavailable, ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
 from .message import HeadersArg, as_headers
@@ -30,6 +30,9 @@ __all__ = ["Topic"]
 T = TypeVar("T")
 
 log = logging.getLogger("famulus.topic")
+
+
+_END_OF_TIME = 253_402_300_800.0  # the year 10,000
 
 
 @attrs.define
@@ -150,6 +153,22 @@ class Topic(Channel[T]):
                     await retry.until_done(lambda: self._create(run))
                 state.prepared = True
 
+    async def _prepare_now(self, run: Run) -> None:
+        """`prepare` for the producer's one task, in one attempt: what it sends to other topics must not wait.
+
+        Raises:
+            TransportError: not created; or somebody else is at it.
+        """
+        state = self.serdes(run)
+        if state.prepared:
+            return
+        if state.preparing.locked():
+            raise BrokerUnavailable(f"topic {self.name} is being created")
+        async with state.preparing:
+            if self.internal or run.transport.owns_topics:
+                await self._create(run)
+            state.prepared = True
+
     def serdes(self, run: Run) -> _TopicState:
         """How its keys and values are encoded and decoded in this run."""
         state: _TopicState | None = run.found(self)
@@ -161,7 +180,7 @@ class Topic(Channel[T]):
 
     def _make_state(self, run: Run) -> _TopicState:
         options = run.options
-        run.producer.declare[self.name] = lambda: self.prepare(run)
+        run.producer.declare[self.name] = lambda: self._prepare_now(run)
         return _TopicState(
             key_serde(self.key_type, self.key_serializer, default=options.key_serializer),
             value_serde(self.value_type, self.value_serializer, default=options.value_serializer),
@@ -214,11 +233,12 @@ class Topic(Channel[T]):
 
         Args:
             partition: where to write it; chosen by the key by default.
-            timestamp: seconds since the epoch; the time of sending by default.
+            timestamp: seconds since the epoch, before the year 10,000; the time of sending by default.
             callback: called with the settled promise by the producer's task; what it returns is awaited.
 
         Raises:
             EncodeError: key or value cannot be encoded.
+            ValueError: the timestamp is no time.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
@@ -252,6 +272,7 @@ class Topic(Channel[T]):
         Raises:
             BufferFull: no room in the producer's buffer.
             EncodeError: key or value cannot be encoded.
+            ValueError: the timestamp is no time.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
@@ -279,6 +300,8 @@ class Topic(Channel[T]):
         value_serializer: str | None,
         callback: DeliveryCallback | None,
     ) -> FutureMessage:
+        if timestamp is not None and not 0 <= timestamp < _END_OF_TIME:
+            raise ValueError(f"timestamp={timestamp!r}: expected seconds since the epoch")
         state = self.serdes(run)
         key_codec, value_codec = state.key, state.value
         if key_serializer is not None:

@@ -19,7 +19,7 @@ __all__ = ["console", "mask", "write_json", "write_table"]
 
 _PIPE_WIDTH = 200  # columns of a table that no terminal bounds
 
-_PASSWORD = re.compile(r"(://[^\s/:@'\"]*):[^\s'\"]*@")
+_PASSWORD = re.compile(r"(://[^\s:'\"]*):[^\s'\"]*@")
 _SECRET = re.compile(r"([?&][\w.-]*(?:password|secret|token)[\w.-]*=)[^\s&'\"]*", re.IGNORECASE)
 
 
@@ -28,6 +28,8 @@ def mask(text: str) -> str:
 
     >>> mask("kafka://ada:s3cret@one:9092,two:9092")
     'kafka://ada:***@one:9092,two:9092'
+    >>> mask("kafka://ada@example.org:s3cret@one:9092")
+    'kafka://ada@example.org:***@one:9092'
     >>> mask("kafka://one?sasl_password=s3cret&x=1")
     'kafka://one?sasl_password=***&x=1'
     >>> mask("sqlite:///var/lib/shop.db")

@@ -60,7 +60,7 @@ def tree(invocation: Invocation, watch: bool, interval: float, pid: int | None, 
     if watch and as_json:
         raise click.UsageError("--watch draws, --json writes once: choose one of them")
     if not watch:
-        reports = trio.run(_ask_all, app.id, pid)
+        reports = _reports(app.id, pid)
         if not reports:
             raise click.ClickException(_nobody(app.id, pid))
         if as_json:
@@ -70,8 +70,17 @@ def tree(invocation: Invocation, watch: bool, interval: float, pid: int | None, 
         return
     with Live(console=console(), auto_refresh=False) as live:
         while True:
-            live.update(_render_all(trio.run(_ask_all, app.id, pid), app.id, pid), refresh=True)
+            live.update(_render_all(_reports(app.id, pid), app.id, pid), refresh=True)
             time.sleep(interval)
+
+
+def _reports(app: str, pid: int | None) -> list[WorkerReport]:
+    try:
+        return trio.run(_ask_all, app, pid)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from None
+        raise
 
 
 async def _ask_all(app: str, pid: int | None) -> list[WorkerReport]:
@@ -126,8 +135,17 @@ def _describe(node: TreeNode) -> Text:
     if node.restarts:
         text.append(f"  {node.restarts} restart{'s' if node.restarts > 1 else ''}", style="yellow")
     if node.last_reason:
-        text.append(f"  last failure: {node.last_reason}", style="red")
+        text.append(f"  last failure: {_printable(node.last_reason)}", style="red")
     return text
+
+
+def _printable(text: str) -> str:
+    """Without what would command the terminal: a reason may hold what somebody sent.
+
+    >>> _printable("a\x1b[2Jb")
+    'a?[2Jb'
+    """
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _duration(seconds: float) -> str:

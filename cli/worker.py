@@ -112,10 +112,10 @@ def worker(
     app = invocation.app()
     settings = invocation.settings(app)
     invocation.transport(app)  # a broker that cannot be is said before anything is shown
-    tree = read_tree(tree_file, app)
+    tree_file, tree = read_tree(tree_file, app)
     set_up_logging(loglevel, logfile=logfile, format=log_format, color=not no_color)
     if not no_banner:
-        console(stderr=True, color=not no_color).print(banner(app, settings, loglevel))
+        console(stderr=True, color=not no_color).print(banner(app, settings, loglevel, tree_file if tree else None))
     # Asked what it does while it begins or ends, it shall not die of the question.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
@@ -133,16 +133,15 @@ def worker(
         raise click.ClickException(f"the worker ends: {mask(summarize_failure(failure))}") from failure
 
 
-def read_tree(file: Path | None, app: App) -> TreeSpec | None:
-    """The tree in this file, else in ./pyproject.toml where the App declares none.
+def read_tree(file: Path | None, app: App) -> tuple[Path | None, TreeSpec | None]:
+    """The tree in this file, else in ./pyproject.toml where the App declares none; and the file that it is from.
 
     Raises:
         ImproperlyConfigured: there is no tree in it, or a wrong one; the message names the key.
     """
-    default = Path("pyproject.toml")
-    if file is None and (app.declared_tree is not None or not default.is_file()):
-        return None
-    source = default if file is None else file
+    source = Path("pyproject.toml") if file is None else file
+    if file is None and (app.declared_tree is not None or not source.is_file()):
+        return None, None
     try:
         text = source.read_text(encoding="utf-8")
         tree = tree_from_toml(text, source=str(source))
@@ -150,10 +149,10 @@ def read_tree(file: Path | None, app: App) -> TreeSpec | None:
             tree = tree_from_toml(text, table="", source=str(source))
     except (TreeError, OSError, UnicodeDecodeError) as error:
         raise ImproperlyConfigured(f"the tree in {source}: {error}") from error
-    return tree
+    return source, tree
 
 
-def banner(app: App, settings: Settings, loglevel: str) -> Panel:
+def banner(app: App, settings: Settings, loglevel: str, tree_file: Path | None) -> Panel:
     """What runs here, as a box."""
     facts = {
         "app": app.id,
@@ -163,6 +162,8 @@ def banner(app: App, settings: Settings, loglevel: str) -> Panel:
         "python": f"{platform.python_version()}, trio {version('trio')}",
         "loglevel": loglevel,
     }
+    if tree_file is not None:
+        facts["tree"] = str(tree_file)
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))

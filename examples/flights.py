@@ -4,10 +4,11 @@
 
 A task feeds the file into a topic. One agent counts the flights of each carrier, and passes them on to the other one,
 which counts those of each airport. Both get them by key, so the flights of one key come to one actor, whatever the
-number of partitions. Delivery is at least once: a flight that comes again after a crash is known by its row.
+number of partitions. Delivery is at least once: a flight that comes again to a worker is known by its row.
 
 The totals are dicts. Each worker has a share of them, and publishes it five times a second; the one that feeds the
-file adds the shares up. So others can help and leave again, where the broker is one that processes share:
+file adds the shares up. So others can help, and leave again in order, where the broker is one that processes share; one
+that is killed spoils the count:
 
     python examples/flights.py --broker kafka://localhost:9092 worker -l warning
     FLIGHTS_FEED=no python examples/flights.py --broker kafka://localhost:9092 worker

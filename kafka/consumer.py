@@ -179,6 +179,8 @@ class KafkaConsumer(Consumer):
 
     def _report_connection(self) -> None:
         """The client reconnects by itself; say once that it has to, and once that it has."""
+        if not self.inside.topics:  # an app that only sends has nothing to wait for
+            return
         connected = self.inside.connected
         if connected != self._connected:
             self._connected = connected

@@ -85,6 +85,12 @@ class ConsumerInside:
         """The subscription that is in force; a new object for each new one. None before the first."""
         return self._subscription.subscription
 
+    @property
+    def topics(self) -> frozenset[str]:
+        """What is subscribed to."""
+        subscription = self._subscription.subscription
+        return frozenset() if subscription is None else frozenset(subscription.topics or ())
+
     def check_errors(self) -> None:
         """Raise what the client's background tasks have to report; they go on when it is taken."""
         task = self._coordinator._coordination_task

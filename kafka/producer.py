@@ -31,6 +31,7 @@ __all__ = ["KafkaProducer", "check_compression", "fill", "make_producer"]
 
 log = logging.getLogger("famulus.kafka")
 
+_GRACE = 2.0  # seconds that other partitions' writes wait for one that is not answered
 _MOST_BATCH_BYTES = 64 * 1024 * 1024  # of the client's builder, so that what is too large is for the broker to say
 
 
@@ -187,9 +188,12 @@ class KafkaProducer:
             task = asyncio.ensure_future(self._write(client, tp, write))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        _, late = await asyncio.wait(
-            [write.outcome for write in writes.values()], timeout=self._settings.produce_timeout
+        most = self._settings.produce_timeout
+        done, late = await asyncio.wait(
+            [write.outcome for write in writes.values()], timeout=most, return_when=asyncio.FIRST_COMPLETED
         )
+        if done and late:  # a leader that is silent holds up its own partitions, and the others only so long
+            _, late = await asyncio.wait(late, timeout=min(_GRACE, most))
         if late:
             for tp, write in writes.items():
                 self._give_up(client, tp, write)

@@ -127,7 +127,7 @@ _HOW_TO_WRITE = (
 
 def _without_password(url: str) -> str:
     """For messages, also about a URL that cannot be taken apart because of what is in its password."""
-    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub("(://[^:/@]*):.*@", r"\1:***@", url))
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub("(://[^:]*):.*@", r"\1:***@", url))
 
 
 def _options(query: str, refuse: Callable[[str], ImproperlyConfigured]) -> dict[str, Any]:

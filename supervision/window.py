@@ -41,7 +41,10 @@ def describe(reason: BaseException | None) -> str:
     """One line for a reason: the exception's type and the first line of its message."""
     if reason is None:
         return "returned"
-    text = str(reason).partition("\n")[0]
+    try:
+        text = str(reason).partition("\n")[0]
+    except Exception:  # of the exception's own making; whoever reports it must not fail
+        text = "its message cannot be shown"
     return f"{type(reason).__name__}: {text}" if text else type(reason).__name__
 
 

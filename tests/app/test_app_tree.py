@@ -8,7 +8,14 @@ import trio
 import trio.testing
 
 import famulus
-from famulus.supervision import Backoff, OneForAllSupervisor, OneForOneSupervisor, RestForOneSupervisor, TreeNode
+from famulus.supervision import (
+    Backoff,
+    OneForAllSupervisor,
+    OneForOneSupervisor,
+    RestForOneSupervisor,
+    TreeNode,
+    trap_stop,
+)
 
 AT_ONCE = Backoff(min=0, max=0)
 
@@ -275,7 +282,7 @@ async def test_a_name_that_means_two_things_cannot_be_placed() -> None:
     async def feed() -> None: ...
 
     app.tasks[0] = type(app.tasks[0])("feed", app.tasks[0].fun)
-    with pytest.raises(famulus.ImproperlyConfigured, match="'feed' is the name of two things"):
+    with pytest.raises(famulus.ImproperlyConfigured, match="tree: feed: it may be any of feed, feed"):
         async with famulus.open_app(app):
             pass
 
@@ -304,3 +311,105 @@ async def test_an_agent_under_a_crashing_supervisor_ends_the_app_within_a_second
             crashed = trio.current_time()
             await trio.sleep_forever()
     assert trio.current_time() - crashed < 1
+
+
+async def test_a_short_name_that_means_two_agents_cannot_be_placed() -> None:
+    app = famulus.App("short", tree=famulus.tree("feed"))
+    for name in ("a.feed", "b.feed"):
+
+        @app.agent(app.channel(name), name=name)
+        async def read(stream: famulus.Stream[int]) -> None: ...
+
+    with pytest.raises(famulus.ImproperlyConfigured, match=r"it may be any of a\.feed, b\.feed"):
+        async with famulus.open_app(app):
+            pass
+
+
+async def test_options_of_an_agents_leaf_hold_for_its_actors() -> None:
+    app = famulus.App("options")
+    runs = 0
+    numbers = app.channel("numbers", value_type=int)
+
+    @app.agent(numbers, name="once")
+    async def once(stream: famulus.Stream[int]) -> None:
+        nonlocal runs
+        runs += 1
+
+    slow = app.channel("slow", value_type=int)
+    finished: list[int] = []
+
+    @app.agent(slow, name="slow")
+    async def take_long(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            await trio.sleep(20)
+            finished.append(number)
+
+    app.supervisor("group", famulus.leaf("once", restart="transient"), famulus.leaf("slow", shutdown=30))
+    async with famulus.open_app(app):
+        await slow.send(1)
+        await trio.sleep(10)
+    assert runs == 1
+    assert finished == [1]
+
+
+async def test_an_agent_cannot_be_temporary() -> None:
+    with pytest.raises(famulus.ImproperlyConfigured, match="an agent cannot be temporary"):
+        async with famulus.open_app(make_app(), tree=famulus.tree(famulus.leaf("prices", restart="temporary"))):
+            pass
+
+
+async def test_a_service_that_is_declared_late_is_restarted_until_it_is_up_and_holds_up_nothing() -> None:
+    attempts = 0
+    up = trio.Event()
+    async with famulus.open_app() as running:
+
+        @running.service(name="slow")
+        async def slow(*, task_status: trio.TaskStatus[None]) -> None:
+            await trio.sleep_forever()
+
+        @running.service(name="fails")
+        async def fails(*, task_status: trio.TaskStatus[None]) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts < 3:
+                raise OSError("not yet")
+            up.set()
+            await trio.sleep_forever()
+
+        with pytest.raises(famulus.ImproperlyConfigured, match="'fails' among its services already"):
+            running.service(name="fails")(fails)
+        with trio.fail_after(60):
+            await up.wait()
+
+
+async def test_services_stop_in_reverse() -> None:
+    app = famulus.App("reverse")
+    ended: list[str] = []
+
+    def declare(name: str) -> None:
+        @app.service(name=name)
+        async def service() -> None:
+            stop = trap_stop()
+            await stop.wait()
+            await trio.sleep(1)
+            ended.append(name)
+
+    declare("db")
+    declare("uses db")
+    async with famulus.open_app(app):
+        await trio.sleep(1)
+    assert ended == ["uses db", "db"]
+
+
+async def test_a_declared_tree_may_end_by_itself() -> None:
+    app = famulus.App("ends")
+
+    @app.task
+    async def job() -> None:
+        await trio.sleep(1)
+
+    strategy = OneForOneSupervisor(auto_shutdown="any_significant")
+    tree = famulus.tree(famulus.leaf("job", restart="transient", significant=True), strategy=strategy)
+    async with famulus.open_app(app, tree=tree) as running:
+        await trio.sleep(10)
+        assert [node.state for node in running.tree().children if node.name == "tree"] == ["finished"]

@@ -144,3 +144,34 @@ async def test_without_a_place_for_its_socket_a_worker_works_and_says_so(
         await root.start(child(serve_control, "shop", lambda: TREE, restart="temporary"))
         await trio.testing.wait_all_tasks_blocked()
     assert "is not a directory of this user alone" in caplog.text
+
+
+async def test_half_a_character_in_a_reason_is_no_obstacle(runtime: Path) -> None:
+    strange = TreeNode(name="shop", kind="worker", state="failed", last_reason="ValueError: \ud800")
+    async with open_supervisor(name="root") as root:
+        await root.start(child(serve_control, "shop", lambda: strange, name="control", restart="temporary"))
+        with trio.fail_after(5):
+            while not find_workers("shop"):
+                await trio.sleep(0.001)
+        report = await ask_worker(find_workers("shop")[os.getpid()])
+    assert report.tree.last_reason == "ValueError: \ud800"
+
+
+async def test_a_tree_that_cannot_be_shown_ends_nothing() -> None:
+    def broken() -> TreeNode:
+        raise RuntimeError("no tree")
+
+    async with open_supervisor(name="root") as root:
+        handle = await root.start(child(serve_control, "shop", broken, name="control", restart="temporary"))
+        with trio.fail_after(5):
+            while not find_workers("shop"):
+                await trio.sleep(0.001)
+        with pytest.raises(WorkerGone):
+            await ask_worker(find_workers("shop")[os.getpid()])
+        assert handle.state == "running"
+
+
+def test_a_directory_that_is_open_to_others_is_not_looked_into(runtime: Path) -> None:
+    open_to_all(runtime)
+    (runtime / "shop.1.sock").touch()
+    assert find_workers("shop") == {}

@@ -178,8 +178,10 @@ def test_the_apps_own_tree_counts_more_than_the_projects_file(tmp_path: Path, mo
 
     (tmp_path / "pyproject.toml").write_text(TREE)
     monkeypatch.chdir(tmp_path)
-    assert read_tree(None, famulus.App("plain")) is not None
-    assert read_tree(None, famulus.App("own", tree=famulus.tree("a"))) is None
+    file, tree = read_tree(None, famulus.App("plain"))
+    assert str(file) == "pyproject.toml"
+    assert tree is not None
+    assert read_tree(None, famulus.App("own", tree=famulus.tree("a"))) == (None, None)
 
 
 def test_watching_and_json_do_not_go_together() -> None:

@@ -70,3 +70,11 @@ def test_it_says_too_many_exactly_when_a_recount_does(gaps: list[int], limit: in
 def test_an_incident_reads_as_one_line() -> None:
     assert str(Incident(1.0, "tally", 2, ValueError("bad\nvery bad"))) == "tally #2: ValueError: bad"
     assert str(Incident(1.0, "tally", 2, None)) == "tally #2: returned"
+
+
+def test_an_exception_whose_message_fails_is_described_all_the_same() -> None:
+    class BrokenError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    assert str(Incident(0.0, "a", 1, BrokenError())) == "a #1: BrokenError: its message cannot be shown"

@@ -633,7 +633,7 @@ async def test_found_30_what_is_retried_comes_in_its_order(broker: MemoryBroker)
     app = app_on(broker)
     out = app.topic("out", partitions=1)
     fill(broker, 2)
-    broker.faults.fail_produce(1, topic="out")
+    broker.faults.fail_produce(3, topic="out")  # together, then one by one
     got: list[tuple[int, int]] = []
 
     @app.agent(app.topic("numbers", value_type=int), on_failure="retry")
