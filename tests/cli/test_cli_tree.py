@@ -52,7 +52,7 @@ class Shop:
 
     def __init__(self, directory: Path, runtime: Path) -> None:
         self.directory = directory
-        self.environment = {"XDG_RUNTIME_DIR": str(runtime)}
+        self.environment = {"XDG_RUNTIME_DIR": str(runtime), "TMPDIR": str(runtime)}
         self.workers: list[WorkerProcess] = []
         (directory / "shop.py").write_text(PROGRAM)
 
