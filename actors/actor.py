@@ -83,6 +83,7 @@ class Actor:
             prepare=self._prepare,
             interrupt=self._interrupt,
             failures=agent_run.failures,
+            one_by_one=agent_run.agent.options.on_failure != "ack",
             refuse=self._refuse,
         )
         self._hand.reached = self.reached.set
@@ -180,8 +181,7 @@ class Actor:
         """The agent raised: its failure policy takes the event in hand, `on_error` is told."""
         event = self._hand.drop()
         if event is not None and not event.acked:
-            event.acked = True
-            self._agent_run.failures.crashed(event, error)
+            event.crash(self._agent_run.failures.crashed, error)
         on_error = self._agent.options.on_error
         if on_error is not None:
             try:

@@ -17,16 +17,13 @@ import outcome
 import trio
 
 from ..channels.errors import AppNotRunning
-from ..channels.message import Headers
+from ..channels.message import CORRELATION_ID, REPLY_TO, Headers
 from ..channels.runs import Run
 from .errors import AgentError
 
 __all__ = ["CORRELATION_ID", "REPLY_TO", "AgentRequest", "Replies", "ReplySlot", "failure_of"]
 
 log = logging.getLogger("famulus.replies")
-
-REPLY_TO: Final = "famulus-reply-to"
-CORRELATION_ID: Final = "famulus-correlation-id"
 
 
 class ReplySlot:

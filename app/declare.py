@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
@@ -17,6 +17,8 @@ from ..actors.failure import OnFailure
 from ..channels.channel import Channel
 from ..channels.errors import ImproperlyConfigured
 from ..channels.runs import Declaration
+from ..channels.sources import StreamSource, stream_over
+from ..channels.steps import Processor
 from ..channels.stream import Stream
 from ..channels.topic import Topic
 from ..supervision import OneForOneSupervisor, Restart, SupervisorStrategy
@@ -156,6 +158,29 @@ class Declarations(ABC):
             value_serializer=value_serializer,
             maxsize=maxsize,
         )
+
+    @overload
+    def stream(
+        self,
+        source: Channel[T] | Stream[T] | Iterable[T] | AsyncIterable[T],
+        /,
+        *,
+        processors: Iterable[Processor] = (),
+    ) -> Stream[T]: ...
+    @overload
+    def stream(self, *sources: StreamSource, processors: Iterable[Processor] = ()) -> Stream[Any]: ...
+    def stream(self, *sources: StreamSource, processors: Iterable[Processor] = ()) -> Stream[Any]:
+        """A stream over a channel, a topic, any iterable or async iterable; over several, each value as it comes.
+
+        Args:
+            sources: an iterable's items have no key, and are gone when they are taken: no log has them.
+            processors: functions, plain or async, through which each value goes, in this order.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: streams are made while the app runs.
+            TypeError: a source cannot be iterated.
+        """
+        return stream_over(self._declaration, sources, processors)
 
     def agent(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -20,8 +21,9 @@ from .hand import current_hand
 from .inbox import EventInbox
 from .message import HeadersArg, Message, as_headers
 from .runs import Declaration, Run, current_run
+from .steps import Processor
 from .stream import Stream
-from .subscription import ChannelSubscription, Subscription
+from .subscription import ChannelSubscription, Subscription, readers_of
 from .transport import ProduceResult
 
 __all__ = ["Channel"]
@@ -78,10 +80,13 @@ class Channel(Generic[T]):
         """A new reader in a run. Streams are made over it."""
         return ChannelSubscription(run, self, name, shared=shared)
 
-    def stream(self) -> Stream[T]:
+    def stream(self, *, processors: Iterable[Processor] = ()) -> Stream[T]:
         """A stream over all that comes into the channel from now on, in the current run.
 
         What came before belongs to those who read then: for work that must not be missed over a restart, use an agent.
+
+        Args:
+            processors: functions, plain or async, through which each value goes, in this order.
 
         Raises:
             AppNotRunning, AmbiguousRun: see `current_run`.
@@ -92,7 +97,24 @@ class Channel(Generic[T]):
             return self.subscribe(run, f"stream of {self.name}")
 
         hand = current_hand.get()
-        return Stream(subscribe() if hand is None else hand.make(self, subscribe), acks=self.acks)
+        stream: Stream[T] = Stream(subscribe() if hand is None else hand.make(self, subscribe), acks=self.acks)
+        for processor in processors:
+            stream.add_processor(processor)
+        return stream
+
+    def throw(self, error: BaseException) -> None:
+        """Raise this from every stream that reads the channel in the current run, before anything else comes.
+
+        Of the actors of an agent, one gets it.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        for reader in readers_of(current_run(self.app), self):
+            reader.throw(error)
+
+    async def maybe_declare(self) -> None:
+        """Create what the channel needs where others keep it; a local one needs nothing."""
 
     def __aiter__(self) -> Any:
         return self.stream().events()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -18,7 +18,12 @@ from .event import Event, FailurePolicy
 from .inbox import BatchInbox, EventInbox
 from .message import TP, Message
 
-__all__ = ["BadMessage", "BatchCursor", "Cursor", "Decoder", "EventCursor"]
+if TYPE_CHECKING:
+    from .hand import Hand
+    from .subscription import Subscription
+    from .taking import Gathered
+
+__all__ = ["BadMessage", "BatchCursor", "Cursor", "Decoder", "EventCursor", "Thrown", "is_stale"]
 
 _HELD_LOOK = 64
 """How many events a stream without acknowledgement hands out before it looks which of them are done."""
@@ -29,11 +34,21 @@ Decoder = Callable[[bytes | None], Any]
 class BadMessage:
     """A message that could not be decoded, in the place of its event."""
 
-    __slots__ = ("error", "message", "part")
+    __slots__ = ("cursor", "error", "message", "part")
 
-    def __init__(self, message: Message, part: str, error: Exception) -> None:
+    def __init__(self, cursor: Cursor, message: Message, part: str, error: Exception) -> None:
+        self.cursor = cursor
         self.message = message
         self.part = part
+        self.error = error
+
+
+class Thrown:
+    """An exception in the place of an event, by `throw`."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
@@ -46,6 +61,10 @@ class Cursor(ABC):
         held: with `acks` off, events that were handed out and have left the hand; those that the user has not
             acknowledged are delivered again after a crash.
         failures: what becomes of its events that fail.
+        gathered: what a `take` has gathered for its next batch.
+        on_wake: called when it is woken; where it is part of another, that one waits for it.
+        one_by_one: events that failed together are delivered again each alone.
+        subscription: what it is a place in.
         prepare: called with each new event that has headers, before the stream sees it (agents hang requests on it).
         interrupt: called at a rebalance when the event in hand took longer than allowed; cancels the stream's user.
         stopping: its user was asked to stop: nothing new is taken.
@@ -56,29 +75,51 @@ class Cursor(ABC):
         "acks",
         "event",
         "failures",
+        "gathered",
         "held",
         "idle",
         "interrupt",
+        "on_wake",
+        "one_by_one",
         "prepare",
         "redeliver",
         "stopping",
+        "subscription",
     )
 
     def __init__(self) -> None:
         self.event: Event[Any] | None = None
         self.acks = True
         self.held: list[Event[Any]] = []
-        self.redeliver: deque[Event[Any]] = deque()
+        self.gathered: Gathered | None = None
+        self.one_by_one = False
+        self.subscription: Subscription | None = None
+        self.redeliver: deque[Event[Any] | Thrown] = deque()
         self.failures: FailurePolicy | None = None
         self.prepare: Callable[[Event[Any]], None] | None = None
         self.interrupt: Callable[[], None] | None = None
         self.idle: trio.Event | None = None
         self.stopping = False
+        self.on_wake: Callable[[], None] | None = None
         self._waiting: trio.CancelScope | None = None
 
+    def bind(self, hand: Hand) -> None:
+        """It belongs to this hand from now on."""
+        self.failures = hand.failures
+        self.one_by_one = hand.one_by_one
+        self.prepare = hand.prepare
+        self.interrupt = hand.interrupt
+
+    def set_acks(self, acks: bool) -> None:
+        """Whether its stream acknowledges."""
+        self.acks = acks
+
     @abstractmethod
-    def take_nowait(self) -> Event[Any] | BadMessage | None:
+    def take_nowait(self) -> Event[Any] | BadMessage | Thrown | None:
         """The next event, or None when it is necessary to `wait`."""
+
+    def take_back(self) -> None:  # noqa: B027  # only where something is decoded
+        """The last message taken, which could not be decoded, is to be taken once more."""
 
     @abstractmethod
     async def _take(self) -> None:
@@ -96,9 +137,11 @@ class Cursor(ABC):
         """
         if self.stopping:
             raise trio.EndOfChannel
-        with trio.CancelScope() as self._waiting:
-            await self._take()
-        self._waiting = None
+        try:
+            with trio.CancelScope() as self._waiting:
+                await self._take()
+        finally:
+            self._waiting = None
 
     def stop(self, *, drain: bool) -> None:
         """End the stream after the event in hand, or with `drain` after what no log has."""
@@ -113,23 +156,36 @@ class Cursor(ABC):
         """Redeliver this event before anything new, in the order of its log, and wake the stream if it waits."""
         message = event.message
         for place, other in enumerate(self.redeliver):
-            if other.message.tp == message.tp and other.message.offset > message.offset:
+            if isinstance(other, Event) and other.message.tp == message.tp and other.message.offset > message.offset:
                 self.redeliver.insert(place, event)
                 break
         else:
             self.redeliver.append(event)
         self._wake()
 
+    def throw(self, error: BaseException) -> None:
+        """Raise this from the stream, before anything else comes."""
+        self.redeliver.appendleft(Thrown(error))
+        self._wake()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether its stream waits for something to come."""
+        return self._waiting is not None
+
     def _wake(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
+        if self.on_wake is not None:
+            self.on_wake()
 
     def pass_on(self, event: Event[Any]) -> None:
         """The event in hand was not acknowledged, and its user asks for the next: keep it in mind."""
         held = self.held
-        held.append(event)
+        held.extend(event.parts)
+        event.pass_on()
         if len(held) >= _HELD_LOOK and len(held) & (len(held) - 1) == 0:  # at powers of two: amortised
-            self.held = [event for event in held if not event.acked and not _stale(event.message)]
+            self.held = [event for event in held if not event.acked and not is_stale(event.message)]
 
     def let_go(self) -> None:
         """The event in hand is finished, or given back: whoever waits for that (a rebalance) goes on."""
@@ -148,25 +204,55 @@ class Cursor(ABC):
 
     def give_back(self) -> None:
         """Have what is in hand redelivered first; its user was cancelled or will try again."""
+        self.ungather()
         event = self.event
         if event is not None:
-            if not event.acked:
-                self.redeliver.appendleft(event.repeat())
+            self.give_again(event.repeats())
             self.let_go()
         if self.held:
-            self.redeliver.extendleft(event.repeat() for event in reversed(self.held) if not event.acked)
+            self.give_again([event.repeat() for event in self.held if not event.acked])
             self.held = []
 
-    def holds(self, partitions: frozenset[TP]) -> bool:
-        """Whether the event in hand came from one of these."""
-        event = self.event
-        return event is not None and not event.acked and event.message.tp in partitions
+    def put_back(self, event: Event[Any]) -> None:
+        """Its stream was cancelled before its user has seen it."""
+        self.give_again([event.repeat()])
+        self.let_go()
 
-    def _redelivery(self) -> Event[Any] | None:
+    def give_again(self, events: Sequence[Event[Any]]) -> None:
+        """Have these delivered first, in this order."""
+        self.redeliver.extendleft(reversed(events))
+
+    def ungather(self) -> None:
+        """What waited for a batch is taken again, first."""
+        if self.gathered is not None:
+            self.give_again(self.gathered.events)
+            self.gathered = None
+
+    def abandon_all(self) -> None:
+        """Its reader goes for good: others no longer wait for what it has taken."""
+        self.ungather()
+        if self.event is not None and self.acks:
+            self.event.abandon()
+        for event in self.redeliver:
+            if isinstance(event, Event):
+                event.abandon()
+
+    def holds(self, partitions: frozenset[TP]) -> bool:
+        """Whether an event in hand came from one of these."""
+        event = self.event
+        return (
+            event is not None
+            and not event.acked
+            and any(not part.acked and part.message.tp in partitions for part in event.parts)
+        )
+
+    def _redelivery(self) -> Event[Any] | Thrown | None:
         """The next event to be delivered again, if it is still ours and not done meanwhile."""
         while self.redeliver:
             event = self.redeliver.popleft()
-            if not event.acked and not _stale(event.message):
+            if isinstance(event, Thrown):
+                return event
+            if not event.acked and not is_stale(event.message):
                 return event
         return None
 
@@ -182,7 +268,7 @@ class EventCursor(Cursor):
         self._next: Event[Any] | None = None
         self._draining = False
 
-    def take_nowait(self) -> Event[Any] | None:
+    def take_nowait(self) -> Event[Any] | Thrown | None:
         if self.stopping and not self._draining:
             return None
         if self.redeliver and (again := self._redelivery()) is not None:
@@ -225,7 +311,7 @@ class BatchCursor(Cursor):
         self._index = 0
         self._length = 0
 
-    def take_nowait(self) -> Event[Any] | BadMessage | None:
+    def take_nowait(self) -> Event[Any] | BadMessage | Thrown | None:
         if self.stopping:
             return None
         if self.redeliver and (again := self._redelivery()) is not None:
@@ -252,12 +338,15 @@ class BatchCursor(Cursor):
                     part = "key"
                     key = self._decode_key(key)
             except Exception as error:
-                return BadMessage(message, part, error)
+                return BadMessage(self, message, part, error)
             headers = message.headers
             event = Event(key, value, headers, message, self, self.failures)
             if headers and self.prepare is not None:
                 self.prepare(event)
             return event
+
+    def take_back(self) -> None:
+        self._index -= 1
 
     def _next_batch(self) -> Sequence[Message] | None:
         if self._length:
@@ -276,17 +365,14 @@ class BatchCursor(Cursor):
     def close(self, *, release: bool) -> None:
         self.stopping = True
         if release:
-            if self.event is not None and self.acks:
-                self.event.abandon()
-            for event in self.redeliver:
-                event.abandon()
+            self.abandon_all()
             for message in self._batch[self._index :]:
                 message.release()
         self._index = self._length
         self.redeliver.clear()
 
 
-def _stale(message: Message) -> bool:
+def is_stale(message: Message) -> bool:
     """Whether its partition was given up since it was fetched; then it belongs to somebody else."""
     tracker = message.tracker
     return tracker is not None and tracker.live != message.generation

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from .message import Headers, Message
+from .message import Headers, HeadersArg, Message
 
 if TYPE_CHECKING:
+    from .channel import Channel
     from .cursor import Cursor
+    from .future import FutureMessage
 
-__all__ = ["Event", "FailurePolicy", "Request"]
+__all__ = ["UNCHANGED", "AckResult", "Event", "FailurePolicy", "Request"]
 
 T = TypeVar("T")
 
@@ -25,6 +27,32 @@ class Request(Protocol):
     def acked(self) -> None:
         """The event is done with, whether it was answered or not."""
 
+
+class AckResult(int):
+    """What `ack` gives: true if that call acknowledged. It is there at once, and may be awaited too, as Faust's programs do."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, bool]:
+        return bool(self)
+        yield
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
+
+class _Unchanged:
+    """Says that an argument was not given, where None means something."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = _Unchanged()
+
+_ACKED, _NOT_ACKED = AckResult(1), AckResult(0)
 
 FailurePolicy = Callable[["Event[Any]", BaseException], None]
 """Decides what becomes of an event that failed. It takes over one hold on the event's message."""
@@ -65,17 +93,17 @@ class Event(Generic[T]):
         self.cursor = cursor
         self.on_failure = on_failure
 
-    def ack(self) -> bool:
+    def ack(self) -> AckResult:
         """Be done with it: once every stream that got the message is, its offset may be committed.
 
-        Again does nothing. Returns whether this call did it.
+        Again does nothing. Returns whether this call did it; ``await event.ack()`` does the same.
         """
         if self.acked:
-            return False
+            return _NOT_ACKED
         self.acked = True
         if self.failure is not None and self.on_failure is not None:
             self.on_failure(self, self.failure)
-            return True
+            return _ACKED
         message = self.message  # released here, without a call: this is done for every event
         count = message.refcount = message.refcount - 1
         if count == 0:
@@ -84,7 +112,7 @@ class Event(Generic[T]):
                 tracker.done(message)
         if self.request is not None:
             self.request.acked()
-        return True
+        return _ACKED
 
     def abandon(self) -> None:
         """Its reader goes for good: others no longer wait for it, and a later `ack` does nothing."""
@@ -109,6 +137,24 @@ class Event(Generic[T]):
         else:
             self.message.release()
 
+    def crash(self, policy: FailurePolicy, error: BaseException) -> None:
+        """Its actor raised on it: the policy decides what becomes of it."""
+        if not self.acked:
+            self.acked = True
+            policy(self, error)
+
+    @property
+    def parts(self) -> Sequence[Event[Any]]:
+        """The events that it stands for: itself, or those of a `take`."""
+        return (self,)
+
+    def pass_on(self) -> None:
+        """It leaves the hand unacknowledged, since that is the user's to do."""
+
+    def repeats(self) -> list[Event[Any]]:
+        """What is to be delivered again when it is not finished."""
+        return [] if self.acked else [self.repeat()]
+
     def repeat(self) -> Event[T]:
         """The same message once more, since its handling was cut off; takes over this event's hold on the message.
 
@@ -126,6 +172,53 @@ class Event(Generic[T]):
         event = self.repeat()
         event.attempt += 1
         return event
+
+    async def forward(
+        self,
+        channel: Channel[Any] | str,
+        *,
+        key: Any = UNCHANGED,
+        value: Any = UNCHANGED,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+    ) -> FutureMessage:
+        """Send the message on as it is: key and value as the bytes that came, with its headers and its timestamp.
+
+        Args:
+            channel: a channel or topic, or the name of a topic, which then has the types of this event's channel.
+            key, value: others instead, encoded as the channel's.
+            partition: where to write it; chosen by the key by default.
+            timestamp: seconds since the epoch; the message's own by default.
+            headers: others instead. Without them those of the message go on, a question's reply address too.
+
+        Raises:
+            EncodeError: a new key or value cannot be encoded.
+        """
+        from .forwarding import forward
+
+        return await forward(
+            self, channel, key=key, value=value, partition=partition, timestamp=timestamp, headers=headers
+        )
+
+    async def send(
+        self,
+        channel: Channel[Any] | str,
+        *,
+        key: Any = UNCHANGED,
+        value: Any = UNCHANGED,
+        **options: Any,
+    ) -> FutureMessage:
+        """Send its key and value, decoded as they are, to another channel, which encodes them in its own way.
+
+        Args:
+            options: see `Channel.send`.
+        """
+        from .forwarding import target_of
+
+        return await target_of(self, channel).send(
+            self.value if value is UNCHANGED else value, key=self.key if key is UNCHANGED else key, **options
+        )
 
     async def __aenter__(self) -> Event[T]:
         return self

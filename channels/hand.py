@@ -21,7 +21,7 @@ __all__ = ["CursorSource", "Hand", "current_event", "current_hand"]
 class CursorSource(Protocol):
     """What streams read from: something that gives out cursors."""
 
-    def open_cursor(self) -> Cursor: ...
+    def open_cursor(self, hand: Hand, /) -> Cursor: ...
 
     def __hash__(self) -> int: ...
 
@@ -52,6 +52,7 @@ class Hand:
         worked: whether an event was finished since this was last set to False.
         reached: called when a stream is first waited on: the task is up.
         failures: what becomes of an event that failed; where there is none, it is delivered again.
+        one_by_one: events that failed together are delivered again each alone.
         refuse: called with a message that cannot be decoded, and why.
     """
 
@@ -63,6 +64,7 @@ class Hand:
         "event",
         "failures",
         "interrupt",
+        "one_by_one",
         "owner",
         "prepare",
         "reached",
@@ -77,6 +79,7 @@ class Hand:
         prepare: Callable[[Event[Any]], None] | None = None,
         interrupt: Callable[[], None] | None = None,
         failures: FailurePolicy | None = None,
+        one_by_one: bool = False,
         refuse: Callable[[Message, Exception], None] | None = None,
     ) -> None:
         self.event: Event[Any] | None = None
@@ -85,6 +88,7 @@ class Hand:
         self.prepare = prepare
         self.interrupt = interrupt
         self.failures = failures
+        self.one_by_one = one_by_one
         self.refuse = refuse
         self.reached: Callable[[], None] | None = None
         self._cursors: dict[CursorSource, Cursor] = {}
@@ -96,10 +100,8 @@ class Hand:
         """This hand's place in what `source` gives; the same one each time."""
         cursor = self._cursors.get(source)
         if cursor is None:
-            cursor = self._cursors[source] = source.open_cursor()
-            cursor.failures = self.failures
-            cursor.prepare = self.prepare
-            cursor.interrupt = self.interrupt
+            cursor = self._cursors[source] = source.open_cursor(self)
+            cursor.bind(self)
             if self._stopping is not None:
                 cursor.stop(drain=self._stopping)
         return cursor
@@ -181,6 +183,8 @@ current_hand: ContextVar[Hand | None] = ContextVar("famulus_hand", default=None)
 
 
 def current_event() -> Event[Any] | None:
-    """The event that the current task is working on, or None outside a stream's loop."""
+    """The event that the current task is working on, the last of a `take`; None outside a stream's loop."""
     hand = current_hand.get()
-    return None if hand is None else hand.event
+    if hand is None or hand.event is None:
+        return None
+    return hand.event.parts[-1]

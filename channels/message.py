@@ -7,11 +7,14 @@ every stream that got one releases it once; at zero the offset counts as done (D
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import attrs
 
 __all__ = [
+    "CORRELATION_ID",
+    "REPLY_TO",
+    "REQUEST_HEADERS",
     "TP",
     "Headers",
     "HeadersArg",
@@ -25,6 +28,11 @@ __all__ = [
 
 Headers = tuple[tuple[str, bytes], ...]
 """Headers in order, as Kafka has them: a name may occur more than once."""
+
+REPLY_TO: Final = "famulus-reply-to"
+CORRELATION_ID: Final = "famulus-correlation-id"
+REQUEST_HEADERS: Final = frozenset({REPLY_TO, CORRELATION_ID})
+"""What makes a message a question: where its answer goes, and which question it answers."""
 
 HeadersArg = Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None
 """What callers may give as headers."""

@@ -7,23 +7,30 @@ Streams are iterator classes and not generators: nothing of them is left to be f
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from .cursor import BadMessage, Cursor
-from .event import Event
-from .groupby import GroupKey, regroup
+from .combining import CombinedSubscription, StepsOfParts
+from .cursor import BadMessage, Cursor, Thrown
+from .event import AckResult, Event
+from .groupby import GroupKey, pass_through, regroup
 from .hand import Hand, current_hand
 from .pace import Pacer
+from .steps import DROPPED, Echo, Filter, Map, Processor, Step, apply_steps
 from .subscription import Subscription
+from .taking import Batches, with_timestamp
+
+if TYPE_CHECKING:
+    from .channel import Channel
 
 __all__ = ["Stream"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 log = logging.getLogger("famulus.stream")
 
@@ -31,14 +38,16 @@ log = logging.getLogger("famulus.stream")
 class Stream(AsyncIterator[T], Generic[T]):
     """An endless asynchronous iterator over the values of a channel or topic.
 
-    Made by agents, and by `channel.stream()`; nothing is read before it is iterated. When its agent is asked to
-    stop, it ends after the event in hand.
+    Made by agents, by `channel.stream()` and `app.stream(...)`; nothing is read before it is iterated. When its agent is
+    asked to stop, it ends after the event in hand.
+
+    Operations give a new stream in the same place: go on with that one. `take`, `items`, `events` and `enumerate` come last.
 
     Resource handling: an agent's stream is kept by its run. One that you made yourself buffers until the run ends, and
     pauses its partitions when it is full: `close()` it when you leave it, or make it in an `@app.task`, whose end closes it.
     """
 
-    __slots__ = ("_acks", "_cursor", "_hand", "_pacer", "_root", "_subscription")
+    __slots__ = ("_acks", "_cursor", "_hand", "_pacer", "_roots", "_subscription", "steps")
 
     def __init__(
         self,
@@ -46,14 +55,16 @@ class Stream(AsyncIterator[T], Generic[T]):
         *,
         hand: Hand | None = None,
         acks: bool = True,
-        root: Subscription | None = None,
+        roots: tuple[Subscription, ...] = (),
+        steps: tuple[Step, ...] = (),
     ) -> None:
         self._subscription = subscription
         self._hand: Hand | None = hand
         self._acks = acks
-        self._root = root or subscription
+        self._roots = roots or (subscription,)
         self._cursor: Cursor | None = None
         self._pacer: Pacer | None = None
+        self.steps = steps
 
     def __aiter__(self) -> Stream[T]:
         return self
@@ -74,6 +85,8 @@ class Stream(AsyncIterator[T], Generic[T]):
             hand.worked = True
             if cursor.idle is not None:
                 cursor.let_go()
+        elif cursor.gathered is not None:
+            cursor.ungather()
         left = pacer.left = pacer.left - 1  # `pacer.due()`, without a call
         if left <= 0 or perf_counter() >= pacer.limit:
             pacer.rested()
@@ -89,11 +102,76 @@ class Stream(AsyncIterator[T], Generic[T]):
                     raise StopAsyncIteration from None
                 pacer.rested()
             elif isinstance(taken, Event):
-                cursor.event = hand.event = taken
-                value: T = taken.value
-                return value
+                if not self.steps:
+                    cursor.event = hand.event = taken
+                    value: T = taken.value
+                    return value
+                value = await self.value_of(taken, cursor, hand)
+                if value is not DROPPED:
+                    return value
+                if pacer.due():
+                    await checkpoint()
             else:
-                await self._report(taken)
+                await self.trouble(taken)
+
+    # -- for the iterators over it ---------------------------------------------------------------------------
+
+    async def advance(self) -> tuple[Cursor, Hand, Pacer]:
+        """Be done with what is in hand."""
+        cursor, hand, pacer = self._cursor, self._hand, self._pacer
+        if cursor is None or hand is None or pacer is None:
+            cursor, hand, pacer = await self._begin()
+        event = cursor.event
+        if event is not None:
+            cursor.event = hand.event = None
+            if not event.acked:
+                if self._acks:
+                    event.ack()
+                else:
+                    cursor.pass_on(event)
+            hand.worked = True
+            if cursor.idle is not None:
+                cursor.let_go()
+        await checkpoint_if_cancelled()
+        return cursor, hand, pacer
+
+    async def value_of(self, event: Event[Any], cursor: Cursor, hand: Hand) -> Any:
+        """Take an event into the hand, and give what the steps make of its value. What they drop is acknowledged."""
+        cursor.event = hand.event = event
+        try:
+            value = await apply_steps(self.steps, event)
+        except Exception:
+            raise
+        except BaseException:  # cancelled: nobody has seen it, so it comes again
+            hand.event = None
+            cursor.put_back(event)
+            raise
+        if value is DROPPED:
+            event.ack()
+            hand.event = None
+            hand.worked = True
+            cursor.let_go()
+        return value
+
+    async def trouble(self, taken: BadMessage | Thrown) -> None:
+        """What came is no event: raise it, or report it. Bad input names itself and never stops an agent (law 6)."""
+        if isinstance(taken, Thrown):
+            raise taken.error
+        message = taken.message
+        self._subscription.run.counters.decode_errors += 1
+        log.error("%s@%d: undecodable %s: %s", message.tp, message.offset, taken.part, taken.error)
+        if self._hand is not None and self._hand.refuse is not None:
+            self._hand.refuse(message, taken.error)
+        reader = taken.cursor.subscription or self._subscription
+        try:
+            await reader.decode_error(taken)
+        except trio.Cancelled:
+            taken.cursor.take_back()
+            raise
+        except BaseException:
+            message.release()
+            raise
+        message.release()
 
     async def _begin(self) -> tuple[Cursor, Hand, Pacer]:
         """Bind to the hand of the current task, and see that the subscription is up."""
@@ -104,45 +182,105 @@ class Stream(AsyncIterator[T], Generic[T]):
         await self._subscription.start()
         self._hand = hand
         self._cursor = cursor = hand.cursor(self._subscription)
-        cursor.acks = self._acks
+        cursor.set_acks(self._acks)
         self._pacer = pacer = Pacer()
         if hand.reached is not None:
             hand.reached()
         return cursor, hand, pacer
 
-    async def _report(self, bad: BadMessage) -> None:
-        """Bad input names itself and never stops an agent (law 6)."""
-        message = bad.message
-        self._subscription.run.counters.decode_errors += 1
-        log.error("%s@%d: undecodable %s: %s", message.tp, message.offset, bad.part, bad.error)
-        if self._hand is not None and self._hand.refuse is not None:
-            self._hand.refuse(message, bad.error)
-        try:
-            await self._subscription.decode_error(bad)
-        finally:
-            message.release()
+    def _with(self, *steps: Step, acks: bool | None = None) -> Stream[Any]:
+        return Stream(
+            self._subscription,
+            hand=self._hand,
+            acks=self._acks if acks is None else acks,
+            roots=self._roots,
+            steps=(*self.steps, *steps),
+        )
+
+    # -- what comes out of it --------------------------------------------------------------------------------
 
     def events(self) -> Events[T]:
-        """Iterate over `Event` objects instead of values: key, headers and the raw message with them."""
+        """Iterate over `Event` objects instead of values: key, headers and the raw message with them.
+
+        Their values are as they were decoded; what processors make of them is what `items()` and the stream itself give.
+        """
         return Events(self)
 
     def items(self) -> Items[T]:
         """Iterate over pairs of key and value."""
         return Items(self)
 
+    def enumerate(self, start: int = 0) -> Enumerated[T]:
+        """Iterate over pairs of a count, from `start`, and value."""
+        return Enumerated(self, start)
+
+    def take(self, size: int, within: float | None = None) -> Batches[T]:
+        """Iterate over lists of values: `size` of them, or those that have come `within` seconds after the first.
+
+        They are in hand together: acknowledged when the next list is asked for, and what is sent meanwhile belongs to all.
+        At a stop of the agent, what has been gathered is given out as a last list. When the agent raises on a list and its
+        `on_failure` is not "ack", its events come again one by one, so that only the bad one fails again. In an
+        agent that answers, the k-th yield answers the k-th value.
+
+        Args:
+            within: seconds; without it, a list waits until it is full.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        return Batches(self, size, within, lambda event, value: value)
+
+    def take_events(self, size: int, within: float | None = None) -> Batches[Event[T]]:
+        """`take` with `Event` objects instead of values."""
+        return Batches(self, size, within, lambda event, value: event)
+
+    def take_with_timestamp(self, size: int, within: float | None, timestamp_field_name: str) -> Batches[T]:
+        """`take` with each message's timestamp (seconds since the epoch) in this field, or key, of its value.
+
+        Raises:
+            TypeError: in the iteration: a value has no such field.
+        """
+        return Batches(self, size, within, with_timestamp(timestamp_field_name))
+
+    # -- what happens on the way -----------------------------------------------------------------------------
+
+    def add_processor(self, processor: Processor) -> None:
+        """Have this stream's values go through a function from now on, after those that are there. It may be async."""
+        self.steps = (*self.steps, Map(processor))
+
+    @overload
+    def map(self, fun: Callable[[T], Awaitable[U]]) -> Stream[U]: ...
+    @overload
+    def map(self, fun: Callable[[T], U]) -> Stream[U]: ...
+    def map(self, fun: Callable[[T], Any]) -> Stream[Any]:
+        """What a function makes of each value; it may be async. When it raises, that is a failure of the agent."""
+        return self._with(Map(fun))
+
+    def filter(self, fun: Callable[[T], object]) -> Stream[T]:
+        """The values for which a function, which may be async, says yes. The others are acknowledged."""
+        return self._with(Filter(fun))
+
+    def echo(self, *channels: Channel[Any] | str) -> Stream[T]:
+        """Send each value on to other channels too, before it comes here.
+
+        A copy has the key, the headers and the timestamp of its message, but it is no question to who reads it. The event
+        is done once its copies are delivered.
+
+        Args:
+            channels: channels, topics, or names of topics, which then have the types of this stream's channel.
+        """
+        return self._with(Echo(channels))
+
     def noack(self) -> Stream[T]:
         """The same stream without automatic acknowledgement: call `event.ack()` yourself."""
-        return Stream(self._subscription, hand=self._hand, acks=False, root=self._root)
-
-    def close(self) -> None:
-        """Leave the channel. What was not read, or is in hand, is not acknowledged; others who read it do not wait for it."""
-        self._root.close(leave=True)
+        return self._with(acks=False)
 
     def group_by(
         self,
         key: GroupKey[T],
         *,
         name: str | None = None,
+        topic: Channel[T] | str | None = None,
         partitions: int | None = None,
     ) -> Stream[T]:
         """Send each value through an intermediate topic keyed by `key`, and go on with the stream of that.
@@ -151,22 +289,77 @@ class Stream(AsyncIterator[T], Generic[T]):
         copy is delivered.
 
         Args:
-            key: a field (`Order.account`), or a function of the value, plain or async, that gives the key.
+            key: a field (`Order.account`) or its name, or a function of the value, plain or async, that gives the key.
             name: of the key, in the intermediate topic's name; needed for a lambda.
-            partitions: of the intermediate topic; as many as the source has by default.
+            topic: another intermediate topic than our own, which is named after app, source and key, and trimmed.
+            partitions: of our own intermediate topic; as many as the source has by default.
 
         Raises:
             ValueError: a key without a name of its own, and no `name`.
         """
-        hand = self._hand or current_hand.get()
-        failures = None if hand is None else hand.failures
-        regrouped = regroup(self._subscription, key, name=name, partitions=partitions, failures=failures, read=_events)
-        return Stream(regrouped, hand=self._hand, root=self._root)
+        made = regroup(
+            self._subscription, self._source_hand, self.steps, key, name=name, topic=topic, partitions=partitions
+        )
+        return Stream(made, hand=self._hand, roots=self._roots)
+
+    def through(self, channel: Channel[T] | str) -> Stream[T]:
+        """Send each value on to another channel, and go on with the stream of that.
+
+        The event of this stream is done once its copy is delivered. A topic that does not exist is created.
+
+        Args:
+            channel: a channel, a topic, or the name of a topic, which then has the types of this stream's channel.
+        """
+        made = pass_through(self._subscription, self._source_hand, self.steps, channel)
+        return Stream(made, hand=self._hand, roots=self._roots)
+
+    @property
+    def _source_hand(self) -> Hand | None:
+        return self._hand or current_hand.get()
+
+    def __and__(self, other: Stream[U]) -> Stream[T | U]:
+        return self.combine(other)
+
+    def combine(self, *others: Stream[Any]) -> Stream[Any]:
+        """The values of this stream and of others, each as it comes; ``s1 & s2`` is the same.
+
+        Each keeps its processors, and operations on the combined stream come after them.
+
+        Raises:
+            ValueError: one acknowledges and another does not.
+        """
+        streams = (self, *others)
+        if len({stream._acks for stream in streams}) > 1:
+            raise ValueError("combined streams have to be all with or all without acknowledgement: see noack()")
+        steps = {stream._subscription: stream.steps for stream in streams if stream.steps}
+        return Stream(
+            CombinedSubscription.of(tuple(stream._subscription for stream in streams)),
+            hand=self._hand,
+            acks=self._acks,
+            roots=tuple(root for stream in streams for root in stream._roots),
+            steps=(StepsOfParts(steps),) if steps else (),
+        )
+
+    # -- more --------------------------------------------------------------------------------------------------
+
+    async def ack(self, event: Event[Any]) -> AckResult:
+        """Acknowledge an event: see `Event.ack`."""
+        return event.ack()
+
+    def throw(self, error: BaseException) -> None:
+        """Raise this where the stream is iterated, before anything else comes. Actors that share it: one of them."""
+        self._subscription.throw(error)
+
+    def close(self) -> None:
+        """Leave the channel. What was not read, or is in hand, is not acknowledged; others who read it do not wait for it."""
+        for root in self._roots:
+            root.close(leave=True)
 
     @property
     def current_event(self) -> Event[T] | None:
-        """The event in hand."""
-        return None if self._cursor is None else self._cursor.event
+        """The event in hand; of a `take`, the last."""
+        event = None if self._cursor is None else self._cursor.event
+        return None if event is None else event.parts[-1]
 
     def __repr__(self) -> str:
         return f"<Stream of {self._subscription.name}>"
@@ -208,5 +401,20 @@ class Items(AsyncIterator[tuple[Any, T]], Generic[T]):
         return event.key, value
 
 
-def _events(subscription: Subscription, hand: Hand) -> Events[Any]:
-    return Stream[Any](subscription, hand=hand).events()
+class Enumerated(AsyncIterator[tuple[int, T]], Generic[T]):
+    """What `Stream.enumerate()` gives."""
+
+    __slots__ = ("_count", "_stream")
+
+    def __init__(self, stream: Stream[T], start: int) -> None:
+        self._stream = stream
+        self._count = start
+
+    def __aiter__(self) -> Enumerated[T]:
+        return self
+
+    async def __anext__(self) -> tuple[int, T]:
+        value = await self._stream.__anext__()
+        count = self._count
+        self._count += 1
+        return count, value

@@ -20,11 +20,13 @@ from .runs import Run
 
 if TYPE_CHECKING:
     from .channel import Channel
+    from .forwarder import Forwarder
+    from .hand import Hand
     from .topic import Topic
 
 log = logging.getLogger("famulus.stream")
 
-__all__ = ["ChannelSubscription", "Subscription", "TopicSubscription"]
+__all__ = ["ChannelSubscription", "InboxSubscription", "Subscription", "TopicSubscription", "readers_of"]
 
 
 class Subscription(ABC):
@@ -33,7 +35,10 @@ class Subscription(ABC):
     Attributes:
         channel: what is read.
         shared: several streams read it, and an event goes to whichever is idle.
-        derived: intermediate subscriptions, by topic name.
+        names: of what is read, for the names of intermediate topics.
+        derived: subscriptions to what its streams were regrouped or sent through, by channel or topic name.
+        combinations: subscriptions that it is part of.
+        feeder: what fills its channel, where it is derived itself.
     """
 
     def __init__(self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False) -> None:
@@ -41,10 +46,19 @@ class Subscription(ABC):
         self.channel = channel
         self.name = name
         self.shared = shared
-        self.derived: dict[str, Subscription] = {}
+        self.names: tuple[str, ...] = (channel.name,)
+        self.derived: dict[Channel[Any] | str, Subscription] = {}
+        self.combinations: dict[tuple[Subscription, ...], Subscription] = {}
+        self.feeder: Forwarder | None = None
+        self._cursors: list[Cursor] = []
+        self._thrown: list[BaseException] = []
         self._start_lock = trio.Lock()
         self._started = False
         self._closed = False
+        self._register()
+
+    def _register(self) -> None:
+        readers_of(self.run, self.channel).append(self)
 
     async def start(self) -> None:
         """Begin to receive; again does nothing."""
@@ -52,15 +66,38 @@ class Subscription(ABC):
             return
         async with self._start_lock:
             if not self._started:
+                if self.feeder is not None:
+                    await self.feeder.prepare()
                 await self._begin()
+                if self.feeder is not None:
+                    await self.feeder.start()
                 self._started = True
 
     async def _begin(self) -> None:  # noqa: B027  # a local channel has nothing to do
         """Declare what has to be, and attach the inbox."""
 
+    def open_cursor(self, hand: Hand) -> Cursor:
+        """A new place in the inbox, for this hand."""
+        cursor = self._make_cursor(hand)
+        cursor.subscription = self
+        self._cursors.append(cursor)
+        for error in self._thrown:
+            cursor.throw(error)
+        self._thrown = []
+        return cursor
+
     @abstractmethod
-    def open_cursor(self) -> Cursor:
-        """A new place in the inbox."""
+    def _make_cursor(self, hand: Hand) -> Cursor: ...
+
+    def throw(self, error: BaseException) -> None:
+        """Raise this from the stream that reads it, or from one of those that share it, before anything else comes."""
+        if self.derived or self.combinations:
+            for subscription in [*self.derived.values(), *self.combinations.values()]:
+                subscription.throw(error)
+        elif self._cursors:
+            next((cursor for cursor in self._cursors if cursor.waiting), self._cursors[0]).throw(error)
+        else:
+            self._thrown.append(error)
 
     async def decode_error(self, bad: BadMessage) -> None:
         """Tell the channel's handler of undecodable input."""
@@ -81,8 +118,12 @@ class Subscription(ABC):
         """
         if not self._closed:
             self._closed = True
+            if self in (readers := readers_of(self.run, self.channel)):
+                readers.remove(self)
             self._detach(leave)
-            for subscription in self.derived.values():
+            if self.feeder is not None:
+                self.feeder.close()
+            for subscription in [*self.derived.values(), *self.combinations.values()]:
                 subscription.close(leave=leave)
 
     @abstractmethod
@@ -92,20 +133,35 @@ class Subscription(ABC):
         return f"<{type(self).__name__} {self.name} of {self.channel!r}>"
 
 
-class ChannelSubscription(Subscription):
-    """A reader of a local channel; gets all that is put into it from now on."""
+def readers_of(run: Run, channel: Channel[Any]) -> list[Subscription]:
+    """Who reads a channel in a run."""
+    return run.state(("readers", channel), list)
+
+
+class InboxSubscription(Subscription):
+    """A reader of an inbox of events; what comes into it is up to the subclass."""
 
     def __init__(self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False) -> None:
         super().__init__(run, channel, name, shared=shared)
         self._inbox = EventInbox(name, channel.bound(run))
-        channel.attach(run, self._inbox)
 
-    def open_cursor(self) -> Cursor:
+    def _make_cursor(self, hand: Hand) -> Cursor:
         return EventCursor(self._inbox)
 
     def _detach(self, leave: bool) -> None:
-        self.channel.detach(self.run, self._inbox)
         self._inbox.close()
+
+
+class ChannelSubscription(InboxSubscription):
+    """A reader of a local channel; gets all that is put into it from now on."""
+
+    def __init__(self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False) -> None:
+        super().__init__(run, channel, name, shared=shared)
+        channel.attach(run, self._inbox)
+
+    def _detach(self, leave: bool) -> None:
+        self.channel.detach(self.run, self._inbox)
+        super()._detach(leave)
 
 
 class TopicSubscription(Subscription):
@@ -116,7 +172,6 @@ class TopicSubscription(Subscription):
     def __init__(self, run: Run, channel: Topic[Any], name: str, *, shared: bool = False) -> None:
         super().__init__(run, channel, name, shared=shared)
         self._inbox = BatchInbox(name, channel.bound(run), shared=shared, on_room=run.conductor.wake)
-        self._cursors: list[Cursor] = []
         self._attached = False
 
     async def _begin(self) -> None:
@@ -130,10 +185,9 @@ class TopicSubscription(Subscription):
         retry = Retry(f"looking at topic {self.channel.name}", run.options, log, patient_with=(UnknownTopic,))
         return await retry.until_done(lambda: run.transport.partition_count(self.channel.name))
 
-    def open_cursor(self) -> Cursor:
+    def _make_cursor(self, hand: Hand) -> Cursor:
         serdes = self.channel.serdes(self.run)
         cursor = BatchCursor(self._inbox, serdes.key.loads, serdes.value.loads)
-        self._cursors.append(cursor)
         self.run.conductor.watch(cursor)
         return cursor
 

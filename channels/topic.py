@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from .partitioner import partition_for
 from .provisioning import create_unless_there, provide_topic
 from .retry import Retry
 from .runs import Declaration, Run, current_run
+from .steps import Processor
 from .stream import Stream
 from .subscription import Subscription, TopicSubscription
 from .transport import TopicSpec
@@ -191,13 +192,16 @@ class Topic(Channel[T]):
     def subscribe(self, run: Run, name: str, *, shared: bool = False) -> Subscription:
         return TopicSubscription(run, self, name, shared=shared)
 
-    def stream(self) -> Stream[T]:
+    def stream(self, *, processors: Iterable[Processor] = ()) -> Stream[T]:
         """A stream of the topic's messages in the partitions of this worker. Made while running, it may rebalance.
+
+        Args:
+            processors: functions, plain or async, through which each value goes, in this order.
 
         Raises:
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
-        return super().stream()
+        return super().stream(processors=processors)
 
     # -- sending -------------------------------------------------------------------------------------------
 
@@ -278,15 +282,6 @@ class Topic(Channel[T]):
         run = current_run(self.app)
         future = self._promise(run, key, value, timestamp, headers, key_serializer, value_serializer, callback)
         run.producer.enqueue(future, partition=partition)
-        return _as_output(future)
-
-    async def forward(self, run: Run, key: Any, value: Any, *, raw: bytes | None, headers: HeadersArg) -> FutureMessage:
-        """Send under a new key; `raw` bytes go as they are, else `value` is encoded."""
-        state = self.serdes(run)
-        payload = state.value.dumps(value) if raw is None else raw
-        future = FutureMessage(self.name, state.key.dumps(key), payload, as_headers(headers), time.time())
-        await run.producer.wait_room()
-        run.producer.enqueue(future, partition=None)
         return _as_output(future)
 
     def _promise(

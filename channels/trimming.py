@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ..supervision import child
 from .errors import TransportError
 from .message import TP, some_names
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["REPARTITION_CONFIG", "Trimmer"]
 
 log = logging.getLogger("famulus.topic")
+
+_NAME = "trimming"
 
 REPARTITION_CONFIG: Final = {
     "cleanup.policy": "delete",
@@ -46,6 +49,13 @@ class Trimmer:
     def of(cls, run: Run) -> Trimmer:
         """The one of this run."""
         return run.state(__name__, lambda: cls(run))
+
+    async def trim_too(self, topic: str) -> None:
+        """Trim this topic from now on."""
+        self.topics.add(topic)
+        services = self._run.services
+        if services is not None and _NAME not in services.children:
+            await services.start(child(self.run, name=_NAME, restart="transient"))
 
     async def run(self) -> None:
         """The task of it."""

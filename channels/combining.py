@@ -1,0 +1,160 @@
+"""Several streams as one: `s1 & s2`. Each keeps its own place and its own processors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .cursor import BadMessage, Cursor, Thrown
+from .event import Event
+from .steps import Step, apply_steps
+from .subscription import Subscription
+
+if TYPE_CHECKING:
+    from .hand import Hand
+
+__all__ = ["CombinedCursor", "CombinedSubscription", "StepsOfParts"]
+
+
+class StepsOfParts:
+    """The steps of the stream that an event came from, before those of the combined one."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: Mapping[Subscription, tuple[Step, ...]]) -> None:
+        self._steps = steps
+
+    def __call__(self, value: Any, event: Event[Any]) -> Any:
+        reader = None if event.cursor is None else event.cursor.subscription
+        steps = () if reader is None else self._steps.get(reader, ())
+        return apply_steps(steps, event) if steps else value
+
+
+class CombinedSubscription(Subscription):
+    """A reader of what several subscriptions give, in turns. As its channel stands that of the first."""
+
+    def __init__(self, parts: tuple[Subscription, ...]) -> None:
+        first = parts[0]
+        super().__init__(first.run, first.channel, " & ".join(part.name for part in parts), shared=first.shared)
+        self.parts = parts
+        self.names = tuple(name for part in parts for name in part.names)
+
+    def _register(self) -> None:
+        """It reads through its parts."""
+
+    @classmethod
+    def of(cls, parts: tuple[Subscription, ...]) -> Subscription:
+        """The one of these parts, which is kept while they are."""
+        found = parts[0].combinations.get(parts)
+        if found is None:
+            found = cls(parts)
+            for part in parts:
+                part.combinations[parts] = found
+        return found
+
+    async def _begin(self) -> None:
+        for part in self.parts:
+            await part.start()
+
+    def _make_cursor(self, hand: Hand) -> Cursor:
+        cursor = CombinedCursor([hand.cursor(part) for part in self.parts])
+        self.run.conductor.watch(cursor)
+        return cursor
+
+    async def partition_count(self) -> int:
+        return max([await part.partition_count() for part in self.parts])
+
+    def _detach(self, leave: bool) -> None:
+        for part in self.parts:
+            part.combinations.pop(self.parts, None)
+        for cursor in self._cursors:
+            cursor.close(release=leave)
+            if leave:
+                self.run.conductor.unwatch(cursor)
+
+
+class CombinedCursor(Cursor):
+    """Takes from several cursors in turns, so that a busy one starves none."""
+
+    __slots__ = ("_ended", "_last", "_parts", "_turn")
+
+    def __init__(self, parts: Sequence[Cursor]) -> None:
+        super().__init__()
+        self._parts = tuple(parts)
+        self._ended: set[Cursor] = set()
+        self._turn = 0
+        self._last: Cursor | None = None
+        for part in parts:
+            part.on_wake = self._wake
+
+    def bind(self, hand: Hand) -> None:
+        super().bind(hand)
+        for part in self._parts:
+            part.bind(hand)
+
+    def set_acks(self, acks: bool) -> None:
+        super().set_acks(acks)
+        for part in self._parts:
+            part.set_acks(acks)
+
+    def take_nowait(self) -> Event[Any] | BadMessage | Thrown | None:
+        if self.redeliver and not self.stopping and (again := self._redelivery()) is not None:
+            return again
+        parts = self._parts
+        for turn in range(len(parts)):
+            place = (self._turn + turn) % len(parts)
+            taken = parts[place].take_nowait()
+            if taken is not None:
+                self._turn = place + 1
+                self._last = parts[place]
+                return taken
+        return None
+
+    def give_again(self, events: Sequence[Event[Any]]) -> None:
+        for event in reversed(events):
+            assert event.cursor is not None, "it came from one of the parts"
+            event.cursor.give_again([event])
+
+    def take_back(self) -> None:
+        if self._last is not None:
+            self._last.take_back()
+
+    async def _take(self) -> None:
+        waiting = [part for part in self._parts if part not in self._ended]
+        if not waiting:
+            raise trio.EndOfChannel
+        errors: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+
+            async def wait(part: Cursor) -> None:
+                try:
+                    await part.wait()
+                except trio.EndOfChannel:
+                    self._ended.add(part)
+                except Exception as error:
+                    errors.append(error)
+                nursery.cancel_scope.cancel()
+
+            for part in waiting:
+                nursery.start_soon(wait, part)
+        if errors:
+            raise errors[0]
+
+    def stop(self, *, drain: bool) -> None:
+        for part in self._parts:
+            part.stop(drain=drain)
+        super().stop(drain=drain)
+
+    def resume(self) -> None:
+        super().resume()
+        self._ended.clear()
+        for part in self._parts:
+            part.resume()
+
+    def close(self, *, release: bool) -> None:
+        """The parts are closed by their own subscriptions; what it has in hand of them goes with it."""
+        self.stopping = True
+        self.abandon_all()
+        self.redeliver.clear()

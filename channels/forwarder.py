@@ -1,0 +1,143 @@
+"""Forwarders: the supervised task that copies what one subscription reads into another channel."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ..supervision import child
+from .errors import FamulusError, UnknownTopic
+from .event import Event, FailurePolicy
+from .forwarding import carry
+from .hand import Hand
+from .retry import Retry
+from .steps import DROPPED, Step, apply_steps, mapped_type
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .subscription import Subscription
+
+__all__ = ["Forwarder"]
+
+log = logging.getLogger("famulus.stream")
+
+
+class Forwarder:
+    """Reads `source` and sends each of its events on to `target`, with what `key` makes of its value as key.
+
+    Bytes and headers are carried over as they are (reply addresses too), and the timestamp; a changed value is encoded anew.
+
+    Args:
+        steps: through which values go first.
+        key: a function of the value, plain or async; `UNCHANGED` keeps the key.
+        failures: what becomes of an event that cannot be forwarded.
+        verb: what the user called, for reports.
+    """
+
+    def __init__(
+        self,
+        source: Subscription,
+        target: Channel[Any],
+        steps: tuple[Step, ...],
+        key: Callable[[Any], Any],
+        failures: FailurePolicy | None,
+        *,
+        verb: str,
+    ) -> None:
+        self.run = source.run
+        self.source = source
+        self.target = target
+        self._verb = verb
+        self._failures = failures
+        # An event whose copy cannot be delivered is a failed event of the agent that forwards.
+        self._hand = Hand(failures=failures or self._deliver_again)
+        self.renew(steps, key)
+
+    def renew(self, steps: tuple[Step, ...], key: Callable[[Any], Any]) -> None:
+        """The stream was made anew, in the same place: from now on its functions are called."""
+        self._steps = steps
+        self._key = key
+        self._may_change = not steps or mapped_type(steps) is not None
+
+    async def prepare(self) -> None:
+        """See that the target is there: a topic that is missing is created, with as many partitions as the source has."""
+        from .topic import Topic
+
+        topic, run = self.target, self.run
+        if not isinstance(topic, Topic):
+            await topic.maybe_declare()
+            return
+        retry = Retry(f"looking at topic {topic.name}", run.options, log)
+        try:
+            await retry.until_done(lambda: run.transport.partition_count(topic.name))
+        except UnknownTopic:
+            if topic.partitions is None:
+                topic.partitions = await self.source.partition_count()
+            retry = Retry(f"creating topic {topic.name}", run.options, log)
+            await retry.until_done(topic.maybe_declare)
+
+    async def start(self) -> None:
+        """Begin to forward."""
+        services = self.run.services
+        if services is None:
+            raise RuntimeError(f"the run has no supervisor for the forwarder of {self._verb}")
+        name = f"{self._verb} {self.target.name}"
+        if self._verb == "through":  # others may go through it too
+            name = f"{self.source.name} through {self.target.name}"
+        if name in services.children:  # of an earlier stream, which has ended
+            await services.children[name].terminate()
+            await services.delete(name)
+        await services.start(child(self._forward, name=name, restart="transient"))
+
+    def close(self) -> None:
+        """The target is not read any more."""
+
+    def _deliver_again(self, event: Event[Any], error: BaseException) -> None:
+        """Where no agent says what becomes of a failed event."""
+        log.error("%s@%d could not be forwarded, it is tried again: %s", event.message.tp, event.message.offset, error)
+        if event.cursor is not None:
+            event.cursor.deliver_again(event.again())
+
+    def _skip(self, event: Event[Any], error: BaseException) -> None:
+        self.run.counters.events_failed += 1
+        where = f"{event.message.tp}@{event.message.offset}"
+        log.error("%s cannot be sent on to %s, it is skipped", where, self.target.name, exc_info=error)
+        event.message.release()
+
+    async def _forward(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        from .stream import Stream
+
+        hand = self._hand
+        hand.begin()
+        hand.reached = task_status.started
+        try:
+            async for event in Stream[Any](self.source, hand=hand).events():
+                try:
+                    await self._pass_on(event)
+                except FamulusError:
+                    raise
+                except Exception as error:  # of a function, or in encoding what it gave: this event's alone
+                    event.acked = True
+                    (self._failures or self._skip)(event, error)
+        finally:
+            hand.give_back()
+
+    async def _pass_on(self, event: Event[Any]) -> None:
+        value = event.value
+        if self._steps:
+            value = await apply_steps(self._steps, event)
+            if value is DROPPED:
+                return
+            if type(value) is not type(event.value) and not self._may_change:
+                raise TypeError(
+                    f"{self._verb} after a processor that makes {type(value).__name__} of {type(event.value).__name__}: annotate "
+                    "what the processor returns, so that the other side knows what to decode"
+                )
+        key = self._key(value)
+        if type(key) is not str and inspect.isawaitable(key):
+            key = await key
+        await carry(event, self.target, key=key, value=value, headers=event.headers)

@@ -1,0 +1,140 @@
+"""Passing an event on to another channel: as the bytes that came, or encoded anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .event import UNCHANGED, Event
+from .future import FutureMessage
+from .hand import current_hand
+from .message import Headers, HeadersArg, as_headers
+from .runs import current_run
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+__all__ = ["carry", "forward", "target_of"]
+
+
+def target_of(event: Event[Any], channel: Channel[Any] | str) -> Channel[Any]:
+    """The channel that is meant; a name means a topic with the types of the channel that the event came from."""
+    from .topic import Topic
+
+    if not isinstance(channel, str):
+        return channel
+    if event.cursor is None or event.cursor.subscription is None:
+        raise ValueError(
+            f"{event!r} came from no stream, so the topic {channel!r} has no App: give app.topic({channel!r})"
+        )
+    reader = event.cursor.subscription
+    source = reader.channel
+
+    def make() -> Topic[Any]:
+        return Topic(
+            source.app,
+            channel,
+            key_type=source.key_type,
+            value_type=source.value_type,
+            key_serializer=source.key_serializer,
+            value_serializer=source.value_serializer,
+        )
+
+    return reader.run.state(("topic like", source, channel), make)
+
+
+async def forward(
+    event: Event[Any],
+    channel: Channel[Any] | str,
+    *,
+    key: Any = UNCHANGED,
+    value: Any = UNCHANGED,
+    partition: int | None = None,
+    timestamp: float | None = None,
+    headers: HeadersArg = None,
+) -> FutureMessage:
+    """See `Event.forward`."""
+    message = event.message
+    return await _pass_on(
+        event,
+        target_of(event, channel),
+        key=key,
+        value=value,
+        raw_key=key is UNCHANGED and message.offset >= 0,
+        raw_value=value is UNCHANGED and message.offset >= 0,
+        partition=partition,
+        timestamp=message.timestamp if timestamp is None else timestamp,
+        headers=message.headers if headers is None else as_headers(headers),
+    )
+
+
+async def carry(
+    event: Event[Any],
+    channel: Channel[Any] | str,
+    *,
+    value: Any,
+    headers: Headers,
+    key: Any = UNCHANGED,
+) -> FutureMessage:
+    """Pass a value on that an event has become: its bytes as they are where that comes to the same, else encoded anew.
+
+    Args:
+        key: another one; the event's own by default.
+    """
+    from .topic import Topic
+
+    target = target_of(event, channel)
+    raw_key = raw_value = False
+    if isinstance(target, Topic) and event.message.offset >= 0 and event.cursor is not None:
+        source = None if event.cursor.subscription is None else event.cursor.subscription.channel
+        if isinstance(source, Topic):
+            ours, theirs = source.serdes(current_run(source.app)), target.serdes(current_run(target.app))
+            raw_key = key is UNCHANGED and ours.key is theirs.key
+            raw_value = value is event.value and ours.value is theirs.value
+    return await _pass_on(
+        event,
+        target,
+        key=key,
+        value=value,
+        raw_key=raw_key,
+        raw_value=raw_value,
+        partition=None,
+        timestamp=event.message.timestamp,
+        headers=headers,
+    )
+
+
+async def _pass_on(
+    event: Event[Any],
+    target: Channel[Any],
+    *,
+    key: Any,
+    value: Any,
+    raw_key: bool,
+    raw_value: bool,
+    partition: int | None,
+    timestamp: float,
+    headers: Headers,
+) -> FutureMessage:
+    from .topic import Topic
+
+    if key is UNCHANGED:
+        key = event.key
+    if value is UNCHANGED:
+        value = event.value
+    if not isinstance(target, Topic):
+        return await target.send(value, key=key, partition=partition, timestamp=timestamp, headers=headers)
+    run = current_run(target.app)
+    serdes = target.serdes(run)
+    future = FutureMessage(
+        target.name,
+        event.message.key if raw_key else serdes.key.dumps(key),
+        event.message.value if raw_value else serdes.value.dumps(value),
+        headers,
+        timestamp,
+    )
+    await run.producer.wait_room()
+    run.producer.enqueue(future, partition=partition)
+    hand = current_hand.get()
+    if hand is not None:
+        hand.claim(future)
+    return future
