@@ -9,14 +9,15 @@ import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 import attrs
 
+from ..channels.arguments import SendOptions
 from ..channels.channel import Channel
 from ..channels.errors import ImproperlyConfigured
 from ..channels.future import FutureMessage
-from ..channels.message import HeadersArg, as_headers
+from ..channels.message import as_headers
 from ..channels.runs import Declaration, current_run
 from ..channels.stream import Stream
 from ..supervision import OneForOneSupervisor, SupervisorStrategy
@@ -103,33 +104,27 @@ class Agent(Generic[T, R]):
         value: Any = None,
         *,
         key: Any = None,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
+        **options: Unpack[SendOptions],
     ) -> FutureMessage:
         """Send a value to the agent's channel. See `Channel.send`."""
-        return await self.channel.send(value, key=key, partition=partition, timestamp=timestamp, headers=headers)
+        return await self.channel.send(value, key=key, **options)
 
     async def cast(
         self,
         value: T | None = None,
         *,
         key: Any = None,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
+        **options: Unpack[SendOptions],
     ) -> None:
         """Send a value and expect no answer."""
-        await self.channel.send(value, key=key, partition=partition, timestamp=timestamp, headers=headers)
+        await self.channel.send(value, key=key, **options)
 
     async def ask(
         self,
         value: T | None = None,
         *,
         key: Any = None,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
+        **options: Unpack[SendOptions],
     ) -> R:
         """Send a value and wait for the agent's answer, its first yield for this event.
 
@@ -142,13 +137,9 @@ class Agent(Generic[T, R]):
         replies = Replies.of(current_run(self.app))
         slot = replies.open(self.name)
         try:
-            await self.channel.send(
-                value,
-                key=key,
-                partition=partition,
-                timestamp=timestamp,
-                headers=(*as_headers(headers), *replies.headers(slot)),
-            )
+            given = options.get("headers")
+            options["headers"] = (*as_headers(given), *replies.headers(slot)) if given else replies.headers(slot)
+            await self.channel.send(value, key=key, **options)
             answer: R = await slot.wait()
             return answer
         finally:

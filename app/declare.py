@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, Unpack, overload
 
 import attrs
 
 from ..actors.agent import Agent, AgentOptions, OnError, agent_name, stream_value_type
 from ..actors.failure import OnFailure
+from ..channels.arguments import AnyTopicOptions, ChannelOptions, TopicOptions
 from ..channels.channel import Channel
 from ..channels.errors import ImproperlyConfigured
 from ..channels.runs import Declaration
@@ -84,80 +85,36 @@ class Declarations(ABC):
         """Keep a declaration, and where the app runs, start it."""
 
     @overload
-    def topic(self, name: str, *, value_type: type[T], key_type: Any = None, key_serializer: str | None = None, value_serializer: str | None = None, partitions: int | None = None, retention: float | timedelta | None = None, compacting: bool | None = None, deleting: bool | None = None, replicas: int | None = None, acks: bool = True, internal: bool = False, maxsize: int | None = None, config: Mapping[str, str] | None = None) -> Topic[T]: ...  # fmt: skip  # noqa: E501
+    def topic(self, *topics: str, value_type: type[T], **options: Unpack[TopicOptions]) -> Topic[T]: ...
     @overload
-    def topic(self, name: str, *, value_type: Any = None, key_type: Any = None, key_serializer: str | None = None, value_serializer: str | None = None, partitions: int | None = None, retention: float | timedelta | None = None, compacting: bool | None = None, deleting: bool | None = None, replicas: int | None = None, acks: bool = True, internal: bool = False, maxsize: int | None = None, config: Mapping[str, str] | None = None) -> Topic[Any]: ...  # fmt: skip  # noqa: E501
-    def topic(
-        self,
-        name: str,
-        *,
-        value_type: Any = None,
-        key_type: Any = None,
-        key_serializer: str | None = None,
-        value_serializer: str | None = None,
-        partitions: int | None = None,
-        retention: float | timedelta | None = None,
-        compacting: bool | None = None,
-        deleting: bool | None = None,
-        replicas: int | None = None,
-        acks: bool = True,
-        internal: bool = False,
-        maxsize: int | None = None,
-        config: Mapping[str, str] | None = None,
-    ) -> Topic[Any]:
-        """Describe a topic at the broker. See `Topic` for the arguments.
+    def topic(self, *topics: str, value_type: Any = None, **options: Unpack[TopicOptions]) -> Topic[Any]: ...
+    def topic(self, *topics: str, value_type: Any = None, **options: Unpack[TopicOptions]) -> Topic[Any]:
+        """Describe a topic at the broker, or several to be read together. See `Topic` for the arguments.
 
         Raises:
             ImproperlyConfigured: an argument is not what it takes.
         """
-        topic: Topic[Any] = Topic(
-            self._declaration,
-            name,
-            key_type=key_type,
-            value_type=value_type,
-            key_serializer=key_serializer,
-            value_serializer=value_serializer,
-            partitions=partitions,
-            retention=retention,
-            compacting=compacting,
-            deleting=deleting,
-            replicas=replicas,
-            acks=acks,
-            internal=internal,
-            maxsize=maxsize,
-            config=config,
-        )
+        topic: Topic[Any] = Topic(self._declaration, *topics, value_type=value_type, **options)
         self._adopt(topic)
         return topic
 
     @overload
-    def channel(self, name: str | None = None, *, value_type: type[T], key_type: Any = None, key_serializer: str | None = None, value_serializer: str | None = None, maxsize: int | None = None) -> Channel[T]: ...  # fmt: skip  # noqa: E501
-    @overload
-    def channel(self, name: str | None = None, *, value_type: Any = None, key_type: Any = None, key_serializer: str | None = None, value_serializer: str | None = None, maxsize: int | None = None) -> Channel[Any]: ...  # fmt: skip  # noqa: E501
     def channel(
-        self,
-        name: str | None = None,
-        *,
-        value_type: Any = None,
-        key_type: Any = None,
-        key_serializer: str | None = None,
-        value_serializer: str | None = None,
-        maxsize: int | None = None,
+        self, name: str | None = None, *, value_type: type[T], **options: Unpack[ChannelOptions]
+    ) -> Channel[T]: ...
+    @overload
+    def channel(
+        self, name: str | None = None, *, value_type: Any = None, **options: Unpack[ChannelOptions]
+    ) -> Channel[Any]: ...
+    def channel(
+        self, name: str | None = None, *, value_type: Any = None, **options: Unpack[ChannelOptions]
     ) -> Channel[Any]:
         """Make a local channel: within a run, through memory, with `maxsize` events of backpressure.
 
         Raises:
             ImproperlyConfigured: an argument is not what it takes.
         """
-        return Channel(
-            self._declaration,
-            name,
-            key_type=key_type,
-            value_type=value_type,
-            key_serializer=key_serializer,
-            value_serializer=value_serializer,
-            maxsize=maxsize,
-        )
+        return Channel(self._declaration, name, value_type=value_type, **options)
 
     @overload
     def stream(
@@ -194,7 +151,7 @@ class Declarations(ABC):
         max_attempts: int = 5,
         supervisor_strategy: SupervisorStrategy | type[SupervisorStrategy] | None = None,
         help: str | None = None,
-        **topic_options: Any,
+        **topic_options: Unpack[AnyTopicOptions],
     ) -> AgentDecorator:
         """Declare a stream processor: a decorator for an async function, or async generator function, over a stream.
 
@@ -249,7 +206,7 @@ class Declarations(ABC):
                     "give them to app.topic(...)"
                 )
             return channel
-        options = dict(topic_options)
+        options: Any = dict(topic_options)
         options.setdefault("value_type", stream_value_type(fun))
         if channel is None:
             options.setdefault("internal", True)

@@ -1,24 +1,33 @@
 """`Channel`: a named or nameless way from senders to streams; this class is the local one, within a run.
 
-Each stream or agent on a channel gets everything that is put into it; the actors of one agent share. What is put
-before anyone reads waits for the first reader. `put` waits when a reader's buffer is full.
+Each stream or agent on a channel gets everything that is put into it; the actors of one agent share, and so do those
+who call `get`. What is put before anyone reads waits for the first reader. `put` waits when a reader's buffer is full.
 """
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections import deque
-from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 import trio
 
-from .errors import BufferFull, ImproperlyConfigured
+from .arguments import (
+    Changes,
+    ChannelOptions,
+    MessageOptions,
+    SendOptions,
+    SendSoonOptions,
+    Serializer,
+    check_options,
+)
 from .event import Event
 from .future import DeliveryCallback, FutureMessage
+from .getting import Getter
 from .hand import current_hand
 from .inbox import EventInbox
+from .local import LocalState
 from .message import HeadersArg, Message, as_headers
 from .runs import Declaration, Run, current_run
 from .steps import Processor
@@ -41,34 +50,70 @@ class Channel(Generic[T]):
     Args:
         app: the declaration it belongs to.
         name: for reports; made from the app's id by default.
-        key_type, value_type: what it carries; for type checkers, and for topics that it is regrouped into.
-        maxsize: events that wait for one reader before senders wait; setting `stream_buffer_maxsize` by default.
+        value_type: what it carries; for type checkers, and for topics that it is regrouped into.
+        options: see `ChannelOptions`.
 
     Resource handling: a declaration, nothing to close. Its buffers belong to a run.
     """
+
+    key_type: Any
+    value_type: Any
+    maxsize: int | None
+    acks: bool
 
     def __init__(
         self,
         app: Declaration,
         name: str | None = None,
         *,
-        key_type: Any = None,
         value_type: Any = None,
-        key_serializer: str | None = None,
-        value_serializer: str | None = None,
-        maxsize: int | None = None,
-        acks: bool = True,
+        **options: Unpack[ChannelOptions],
     ) -> None:
-        if maxsize is not None and maxsize < 1:
-            raise ImproperlyConfigured(f"channel maxsize={maxsize!r}: expected a whole number of at least 1")
+        check_options(f"channel {name!r}" if name else "channel", options, ChannelOptions)
+        self._configure(app, name or f"{app.id}-channel-{id(self):x}", value_type, options)
+
+    def _configure(self, app: Declaration, name: str, value_type: Any, options: ChannelOptions) -> None:
         self.app = app
-        self.name = name or f"{app.id}-channel-{id(self):x}"
-        self.key_type = key_type
+        self.name = name
         self.value_type = value_type
-        self.key_serializer = key_serializer
-        self.value_serializer = value_serializer
-        self.maxsize = maxsize
-        self.acks = acks
+        self._options = options
+        self.key_type = options.get("key_type")
+        self.key_serializer = options.get("key_serializer")
+        self.value_serializer = options.get("value_serializer")
+        self.schema = options.get("schema")
+        self.maxsize = options.get("maxsize")
+        self.acks = options.get("acks", True)
+        self._root: Channel[Any] = self
+
+    # -- copies --------------------------------------------------------------------------------------------
+
+    def clone(self, **changes: Unpack[Changes]) -> Self:
+        """Another view of this channel: what is put into one, the readers of both get.
+
+        Args:
+            changes: what is otherwise here than there.
+
+        Raises:
+            ImproperlyConfigured: a value is not what its option takes.
+        """
+        options: dict[str, Any] = {"name": self.name, "value_type": self.value_type, **self._options, **changes}
+        copy = type(self)(self.app, **options)
+        copy._root = self._root
+        return copy
+
+    def derive(self, **changes: Unpack[Changes]) -> Channel[Any]:
+        """A channel like this one with other options; see `clone`, which this is for a local channel."""
+        return self.clone(**changes)
+
+    # -- declaring -----------------------------------------------------------------------------------------
+
+    async def declare(self) -> None:
+        """Make what the channel needs outside the process; a local channel needs nothing."""
+        await trio.lowlevel.checkpoint()
+
+    async def maybe_declare(self) -> None:
+        """The same, but only what is missing."""
+        await trio.lowlevel.checkpoint()
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -113,11 +158,35 @@ class Channel(Generic[T]):
         for reader in readers_of(current_run(self.app), self):
             reader.throw(error)
 
-    async def maybe_declare(self) -> None:
-        """Create what the channel needs where others keep it; a local one needs nothing."""
+    def events(self) -> AsyncIterator[Event[T]]:
+        """A stream over the channel's events: values with their key, headers and message. See `stream`."""
+        return self.stream().events()
 
     def __aiter__(self) -> Any:
         return self.stream().events()
+
+    async def get(self) -> Event[T]:
+        """Wait for the next event. All who call this in a run are one reader: each event goes to one of them.
+
+        The event is the caller's to acknowledge: ``async with event:``, or `event.ack()`. The offset of a topic waits for
+        that. Deadlines are the caller's too; cancelled, it has taken nothing.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        run = current_run(self.app)
+        getter = run.state(("get", self), lambda: Getter(self.subscribe(run, f"get of {self.name}")))
+        return await getter.take()
+
+    def empty(self) -> bool:
+        """Whether `get` would have to wait: nothing is buffered for it here.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        run = current_run(self.app)
+        getter: Getter | None = run.found(("get", self))
+        return not self._state(run).early if getter is None else getter.empty()
 
     async def on_key_decode_error(self, error: Exception, message: Message) -> None:
         """Called for a message whose key cannot be decoded, before it is skipped; to be overridden."""
@@ -127,169 +196,141 @@ class Channel(Generic[T]):
 
     # -- sending -------------------------------------------------------------------------------------------
 
-    async def send(
-        self,
-        value: Any = None,
-        *,
-        key: Any = None,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
-        key_serializer: str | None = None,
-        value_serializer: str | None = None,
-        callback: DeliveryCallback | None = None,
-    ) -> FutureMessage:
+    async def send(self, value: Any = None, *, key: Any = None, **options: Unpack[SendOptions]) -> FutureMessage:
         """Send a value, waiting for room. The result is a promise: await it for the receipt.
 
-        Sent while an event is in hand, it belongs to that event, whose offset waits for its delivery.
-
         Args:
-            timestamp: seconds since the epoch; the time of sending by default.
-            callback: called with the settled promise; what it returns is awaited.
+            options: see `SendOptions`. A local channel has one partition, encodes nothing, and delivers at once.
 
         Raises:
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        event = self._event(key, value, timestamp, headers)
+        event = _event(self.name, key, value, **options)
         if run.pacer.due():
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
-        await _state(run, self).put(event, self.bound(run))
-        future = self._sent(callback)
-        if callback is not None:
-            result = callback(future)
-            if inspect.isawaitable(result):
-                await result
+        await self._state(run).put(event, self.bound(run))
+        future = _deliver(FutureMessage(self.name))
+        if options:
+            await _call_back(future, options.get("callback"))
         return future
 
     async def put(self, value: T) -> None:
         """Send a value, waiting for room."""
         await self.send(value)
 
-    def send_soon(
-        self,
-        value: Any = None,
-        *,
-        key: Any = None,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
-        key_serializer: str | None = None,
-        value_serializer: str | None = None,
-        callback: DeliveryCallback | None = None,
-    ) -> FutureMessage:
-        """Send a value without waiting; a callback has to be a plain function here.
+    def send_soon(self, value: Any = None, *, key: Any = None, **options: Unpack[SendSoonOptions]) -> FutureMessage:
+        """Send a value without waiting. See `send`; a callback that waits is awaited by a task of the run.
 
         Raises:
             BufferFull: no room in the buffer of some reader.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        _state(run, self).put_nowait(self._event(key, value, timestamp, headers), self.bound(run))
-        future = self._sent(callback)
-        if callback is not None:
-            callback(future)
+        self._state(run).put_nowait(_event(self.name, key, value, **options), self.bound(run))
+        future = _deliver(FutureMessage(self.name))
+        callback = options.get("callback")
+        result = None if callback is None else callback(future)
+        if inspect.isawaitable(result):
+            waiting = result
+            future.callback = lambda _: waiting
+            run.producer.callbacks.add(future)
         return future
 
-    def _event(self, key: Any, value: Any, timestamp: float | None, headers: HeadersArg) -> Event[Any]:
-        pairs = as_headers(headers) if headers else ()
-        when = time.time() if timestamp is None else timestamp
-        return Event(key, value, pairs, Message(self.name, 0, -1, when, 0, pairs, None, None))
+    def as_future_message(
+        self, value: Any = None, *, key: Any = None, **options: Unpack[MessageOptions]
+    ) -> FutureMessage:
+        """The promise of a message that is still to be sent, by `publish_message`.
 
-    def _sent(self, callback: DeliveryCallback | None) -> FutureMessage:
-        future = FutureMessage(self.name, callback=callback)
-        future.partition = 0
-        future.settle(_HERE, 0)
-        return future
+        Args:
+            options: see `MessageOptions`.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        current_run(self.app)
+        return _Unsent(_event(self.name, key, value, **options), options.get("callback"))
+
+    async def publish_message(self, fut: FutureMessage, wait: bool = True) -> FutureMessage:
+        """Send what `as_future_message` of this channel has made, waiting for room. Returns it.
+
+        Args:
+            wait: also for its delivery.
+
+        Raises:
+            ValueError: it is another channel's, or was sent before.
+            TransportError: with `wait`, what kept it from being delivered.
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        if not isinstance(fut, _Unsent) or fut.topic != self.name or fut.event is None:
+            raise ValueError(f"{fut!r} is no unsent message of channel {self.name}")
+        run = current_run(self.app)
+        event, fut.event = fut.event, None
+        await trio.lowlevel.checkpoint()
+        await self._state(run).put(event, self.bound(run))
+        await _call_back(_deliver(fut), fut.callback)
+        return fut
 
     # -- its readers in a run ------------------------------------------------------------------------------
 
     def attach(self, run: Run, inbox: EventInbox) -> None:
         """Give what is put to this inbox too; the first one also gets what has been waiting."""
-        _state(run, self).attach(inbox)
+        self._state(run).attach(inbox)
 
     def detach(self, run: Run, inbox: EventInbox) -> None:
         """Stop giving to this inbox."""
-        _state(run, self).detach(inbox)
+        self._state(run).detach(inbox)
+
+    def _state(self, run: Run) -> LocalState:
+        return run.state(self._root, LocalState)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
 
-class _LocalState:
-    """A local channel in one run: its readers, and what was put before the first of them came."""
+class _Unsent(FutureMessage):
+    """The promise of a message that a local channel is still to get."""
 
-    __slots__ = ("_early", "_inboxes", "_room")
+    __slots__ = ("event",)
 
-    def __init__(self) -> None:
-        self._inboxes: list[EventInbox] = []
-        self._early: deque[Event[Any]] = deque()
-        self._room = trio.lowlevel.ParkingLot()
-
-    def attach(self, inbox: EventInbox) -> None:
-        self._inboxes.append(inbox)
-        while self._early:
-            try:
-                inbox.put_nowait(self._early[0])
-            except trio.WouldBlock:
-                break
-            self._early.popleft()
-        self._room.unpark_all()
-
-    def detach(self, inbox: EventInbox) -> None:
-        if inbox in self._inboxes:
-            self._inboxes.remove(inbox)
-
-    async def put(self, event: Event[Any], bound: int) -> None:
-        """All readers get it or, when this is cancelled, none. Readers may come and go while it waits."""
-        while True:
-            inboxes = self._inboxes
-            if not inboxes:
-                if len(self._early) < bound:
-                    self._early.append(event)
-                    return
-                await self._room.park()
-            elif len(inboxes) == 1:
-                event.message.refcount = 1
-                try:
-                    inboxes[0].put_nowait(event)
-                    return
-                except trio.WouldBlock:
-                    pass
-                try:
-                    await inboxes[0].put(event)
-                    return
-                except trio.ClosedResourceError:
-                    continue  # that reader has left
-            elif (full := self._full()) is not None:
-                await full.wait_room()
-            else:
-                self._put_to_all(event)
-                return
-
-    def _full(self) -> EventInbox | None:
-        return next((inbox for inbox in self._inboxes if inbox.buffered >= inbox.maxsize), None)
-
-    def _put_to_all(self, event: Event[Any]) -> None:
-        event.message.refcount = len(self._inboxes)
-        for inbox in self._inboxes:
-            inbox.put_nowait(Event(event.key, event.value, event.headers, event.message))
-
-    def put_nowait(self, event: Event[Any], bound: int) -> None:
-        if not self._inboxes:
-            if len(self._early) >= bound:
-                raise BufferFull(
-                    f"{event.message.topic}: {bound} events wait for a first reader; use `await send(...)`"
-                )
-            self._early.append(event)
-            return
-        full = self._full()
-        if full is not None:
-            raise BufferFull(f"{full.name}: {full.maxsize} events wait; use `await send(...)`, or raise maxsize")
-        self._put_to_all(event)
+    def __init__(self, event: Event[Any], callback: DeliveryCallback | None) -> None:
+        super().__init__(
+            event.message.topic, headers=event.headers, timestamp=event.message.timestamp, callback=callback
+        )
+        self.event: Event[Any] | None = event
 
 
-def _state(run: Run, channel: Channel[Any]) -> _LocalState:
-    return run.state(channel, _LocalState)
+def _event(
+    name: str,
+    key: Any,
+    value: Any,
+    *,
+    partition: int | None = None,
+    timestamp: float | None = None,
+    headers: HeadersArg = None,
+    schema: Any = None,
+    key_serializer: Serializer = None,
+    value_serializer: Serializer = None,
+    callback: DeliveryCallback | None = None,
+    force: bool = False,
+    eager_partitioning: bool | None = None,
+) -> Event[Any]:
+    pairs = as_headers(headers) if headers else ()
+    when = time.time() if timestamp is None else timestamp
+    return Event(key, value, pairs, Message(name, 0, -1, when, 0, pairs, None, None))
+
+
+def _deliver(future: FutureMessage) -> FutureMessage:
+    """What is in the readers' buffers is delivered."""
+    future.partition = 0
+    future.settle(_HERE, 0)
+    return future
+
+
+async def _call_back(future: FutureMessage, callback: DeliveryCallback | None) -> None:
+    if callback is not None:
+        result = callback(future)
+        if inspect.isawaitable(result):
+            await result

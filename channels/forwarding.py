@@ -126,7 +126,7 @@ async def _pass_on(
     run = current_run(target.app)
     serdes = target.serdes(run)
     future = FutureMessage(
-        target.name,
+        target.destination,
         event.message.key if raw_key else serdes.key.dumps(key),
         event.message.value if raw_value else serdes.value.dumps(value),
         headers,

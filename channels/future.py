@@ -68,6 +68,11 @@ class FutureMessage(ProducerRecord):
         self._waiters: trio.lowlevel.ParkingLot | None = None
         self.events: Event[Any] | tuple[Event[Any], ...] | None = None
 
+    @property
+    def sent(self) -> bool:
+        """Whether it has been handed over for delivery; what `as_future_message` gives has not."""
+        return self.size > 0 or self.done()
+
     def done(self) -> bool:
         """Whether the outcome is known."""
         return self._receipt is not None or self._error is not None
@@ -139,7 +144,7 @@ class FutureMessage(ProducerRecord):
             self._waiters.unpark_all()
 
     def __repr__(self) -> str:
-        state = "failed" if self._error else "delivered" if self._receipt else "pending"
+        state = "failed" if self._error else "delivered" if self._receipt else "pending" if self.size else "unsent"
         return f"<FutureMessage {self.topic} {state}>"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -112,7 +113,8 @@ def pass_through(
 
 
 def _source_name(source: Subscription) -> str:
-    return "-".join(source.names)
+    """What the source reads, as a part of a topic's name, which may have letters, digits, dot, hyphen and underscore."""
+    return re.sub(r"[^\w.-]+", "_", "-".join(source.names), flags=re.ASCII)
 
 
 def _own_topic(

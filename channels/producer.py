@@ -197,6 +197,14 @@ class Producer:
         if self._idle:
             self._wake()
 
+    def knows(self, topic: str) -> bool:
+        """Whether the number of the topic's partitions is known, so that a message gets its partition at once."""
+        return topic in self._routes
+
+    def hurry(self) -> None:
+        """Write what is buffered without waiting for more."""
+        self._hurry.set()
+
     def _await_route(self, future: FutureMessage) -> None:
         """Keep it until the number of its topic's partitions is known."""
         queue = self._unrouted.get(future.topic)

@@ -46,7 +46,7 @@ class Subscription(ABC):
         self.channel = channel
         self.name = name
         self.shared = shared
-        self.names: tuple[str, ...] = (channel.name,)
+        self.names: tuple[str, ...] = getattr(channel, "topics", ()) or (channel.name,)
         self.derived: dict[Channel[Any] | str, Subscription] = {}
         self.combinations: dict[tuple[Subscription, ...], Subscription] = {}
         self.feeder: Forwarder | None = None

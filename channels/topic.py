@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import attrs
 import trio
 
 from ..models import Serde, key_serde, value_serde
+from .arguments import (
+    Changes,
+    ChannelOptions,
+    DerivedOptions,
+    MessageOptions,
+    SendOptions,
+    SendSoonOptions,
+    Serializer,
+    TopicOptions,
+    check_options,
+    topic_config,
+)
 from .channel import Channel
 from .errors import BrokerUnavailable, ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
@@ -29,6 +42,7 @@ from .transport import TopicSpec
 __all__ = ["Topic"]
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 log = logging.getLogger("famulus.topic")
 
@@ -51,107 +65,198 @@ class Topic(Channel[T]):
 
     Args:
         app: the declaration it belongs to.
-        name: at the broker.
-        key_type, value_type: what keys and values are decoded into: a `Record`, an attrs class, a dataclass, a builtin type,
-            `bytes`. Without one, keys are bytes and values whatever the codec gives.
-        key_serializer, value_serializer: codecs, "json" or "raw"; settings of the same names by default.
-        partitions: for its creation; setting `topic_partitions` by default.
-        retention: seconds, or a timedelta, that the broker keeps messages.
-        compacting, deleting: the broker keeps the newest message of each key; drops old ones.
-        replicas: copies, for its creation.
-        acks: acknowledge events automatically; False leaves `event.ack()` to you.
-        internal: the topic is ours: created when missing, and refused where the broker has it with other `partitions`
-            or another configuration than declared here. Others are never created or altered, unless the broker is
-            embedded in this process or `maybe_declare` is called.
-        maxsize: messages that wait for one reader before its partitions are paused.
-        config: the broker's own settings for its creation, as ``{"cleanup.policy": "compact"}``.
+        topics: its name at the broker; several names, or the option `pattern` in place of a name, for a description that can
+            only be read from.
+        value_type: what values are decoded into: a `Record`, an attrs class, a dataclass, a builtin type, `bytes`.
+            Without one, they are whatever the codec gives.
+        options: see `TopicOptions` and `ChannelOptions`.
+
+    Raises:
+        ImproperlyConfigured: a value is not what its option takes; or neither name nor pattern, or both.
     """
 
     def __init__(
         self,
         app: Declaration,
-        name: str,
-        *,
-        key_type: Any = None,
+        *topics: str,
         value_type: Any = None,
-        key_serializer: str | None = None,
-        value_serializer: str | None = None,
-        partitions: int | None = None,
-        retention: float | timedelta | None = None,
-        compacting: bool | None = None,
-        deleting: bool | None = None,
-        replicas: int | None = None,
-        acks: bool = True,
-        internal: bool = False,
-        maxsize: int | None = None,
-        config: Mapping[str, str] | None = None,
+        **options: Unpack[TopicOptions],
     ) -> None:
-        if not name:
-            raise ImproperlyConfigured("a topic needs a name")
-        if partitions is not None and partitions < 1:
-            raise ImproperlyConfigured(
-                f"topic {name!r} partitions={partitions!r}: expected a whole number of at least 1"
-            )
-        super().__init__(
-            app,
-            name,
-            key_type=key_type,
-            value_type=value_type,
-            key_serializer=key_serializer,
-            value_serializer=value_serializer,
-            maxsize=maxsize,
-            acks=acks,
-        )
-        self.partitions = partitions
+        pattern = _compiled(options.get("pattern"))
+        name = _described(topics, pattern)
+        self._shown = f"topic {name!r}"
+        check_options(self._shown, options, TopicOptions)
+        self._configure(app, name, value_type, _of_channel(options))
+        self._topic_options = options
+        self.topics = topics
+        self.pattern = pattern
+        retention = options.get("retention")
+        self.partitions = options.get("partitions")
         self.retention = retention.total_seconds() if isinstance(retention, timedelta) else retention
-        self.compacting = compacting
-        self.deleting = deleting
-        self.replicas = replicas
-        self.internal = internal
-        self.config = dict(config or {})
+        self.compacting = options.get("compacting")
+        self.deleting = options.get("deleting")
+        self.replicas = options.get("replicas")
+        self.internal = options.get("internal", False)
+        self.delivery_guarantee = options.get("delivery_guarantee", "at_least_once")
+        self.on_decode_error = options.get("on_decode_error", "skip")
+        self.dead_letter = options.get("dead_letter")
+        self.root = options.get("root")
+        self.config = topic_config(
+            self._shown,
+            options.get("config"),
+            compacting=self.compacting,
+            deleting=self.deleting,
+            retention=self.retention,
+        )
+        if self.pattern is not None and self.internal:
+            raise ImproperlyConfigured(f"{self._shown} internal=True: a pattern names no topic that could be created")
+        self._goal = name if len(topics) == 1 else None
+
+    # -- copies --------------------------------------------------------------------------------------------
+
+    def clone(self, **changes: Unpack[Changes]) -> Self:
+        """A description that is like this one but for `changes`; `name` stands for `topics` with one name.
+
+        Raises:
+            ImproperlyConfigured: see `Topic`.
+        """
+        topics, options = self._changed(changes)
+        return type(self)(self.app, *topics, **options)
+
+    def derive(self, **changes: Unpack[Changes]) -> Topic[Any]:
+        """The same as `derive_topic`, under the name that all channels have it."""
+        return self._derived(dict(changes))
+
+    @overload
+    def derive_topic(self, name: str | None = None, *, value_type: type[U], prefix: str = "", suffix: str = "", **changes: Unpack[DerivedOptions]) -> Topic[U]: ...  # fmt: skip  # noqa: E501
+    @overload
+    def derive_topic(self, name: str | None = None, *, prefix: str = "", suffix: str = "", **changes: Unpack[DerivedOptions]) -> Topic[T]: ...  # fmt: skip  # noqa: E501
+    @overload
+    def derive_topic(self, name: str | None = None, *, value_type: Any, prefix: str = "", suffix: str = "", **changes: Unpack[DerivedOptions]) -> Topic[Any]: ...  # fmt: skip  # noqa: E501
+    def derive_topic(
+        self, name: str | None = None, *, prefix: str = "", suffix: str = "", **changes: Any
+    ) -> Topic[Any]:
+        """Describe another topic with the options of this one, and this one as its `root`.
+
+        Args:
+            name: of the other topic; or give `topics`, several names. By default this one's own, between prefix and suffix.
+            prefix, suffix: put around the name, or around each of them.
+            changes: what is otherwise there than here.
+
+        Raises:
+            ImproperlyConfigured: see `Topic`; or a prefix or suffix for a pattern.
+        """
+        if name is not None:
+            changes["name"] = name
+        return self._derived(changes, prefix, suffix)
+
+    def _derived(self, changes: dict[str, Any], prefix: str = "", suffix: str = "") -> Topic[Any]:
+        topics, options = self._changed(changes)
+        if (prefix or suffix) and not topics:
+            raise ImproperlyConfigured(
+                f"{self._shown}: prefix={prefix!r}, suffix={suffix!r} go around names, not around a pattern"
+            )
+        options = {"root": self, **options, **({} if "root" in changes else {"root": self})}
+        return Topic(self.app, *(f"{prefix}{name}{suffix}" for name in topics), **options)
+
+    def _changed(self, changes: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """The names and options that a changed copy has."""
+        options: dict[str, Any] = {"value_type": self.value_type, **self._topic_options, **changes}
+        topics = tuple(options.pop("topics", None) or ())
+        name = options.pop("name", None)
+        if name is not None:
+            topics = (*topics, name)
+        if topics:
+            if "pattern" not in changes:
+                options.pop("pattern", None)
+        elif "pattern" not in changes:
+            topics = self.topics
+        return topics, options
 
     # -- at the broker -------------------------------------------------------------------------------------
 
     def spec(self, run: Run) -> TopicSpec:
-        """What the topic would be created as in this run."""
-        config = dict(self.config)
-        policies = [name for name, on in (("compact", self.compacting), ("delete", self.deleting)) if on]
-        if policies:
-            config.setdefault("cleanup.policy", ",".join(policies))
-        if self.retention is not None:
-            config.setdefault("retention.ms", str(round(self.retention * 1000)))
-        return TopicSpec(
-            name=self.name,
-            partitions=self.partitions or run.options.topic_partitions,
-            replicas=self.replicas or run.options.topic_replication_factor,
-            config=config,
-        )
-
-    async def maybe_declare(self) -> None:
-        """Create the topic, but only if it does not exist.
+        """What the topic would be created as in this run.
 
         Raises:
-            AppNotRunning, AmbiguousRun: see `current_run`.
-            TransportError: the broker did not create it.
+            ImproperlyConfigured: it is a pattern, or several.
         """
-        await self._create(current_run(self.app))
+        return self._spec_of(self._one("created"), run)
 
-    async def _create(self, run: Run) -> None:
-        if self.internal:
-            created = await provide_topic(run.transport, self.spec(run), partitions=self.partitions)
-        else:
-            created = await create_unless_there(run.transport, self.spec(run))
-        if created:
-            log.info("created topic %s", self.name)
+    def _spec_of(self, name: str, run: Run) -> TopicSpec:
+        return TopicSpec(
+            name=name,
+            partitions=self.partitions or run.options.topic_partitions,
+            replicas=self.replicas or run.options.topic_replication_factor,
+            config=self.config,
+        )
+
+    @property
+    def destination(self) -> str:
+        """The topic that is written to.
+
+        Raises:
+            ImproperlyConfigured: this describes a pattern, or several topics.
+        """
+        return self._goal or self._one("written to")
+
+    def _one(self, done: str) -> str:
+        """Its name.
+
+        Raises:
+            ImproperlyConfigured: it is a pattern, or several.
+        """
+        if self._goal is None:
+            what = "several topics" if self.topics else "a pattern"
+            raise ImproperlyConfigured(
+                f"{self._shown} is {what}, which cannot be {done}: describe the one that is meant"
+            )
+        return self._goal
+
+    async def declare(self) -> None:
+        """Create the topic at the broker; where it exists, see that it is as declared.
+
+        Raises:
+            TopicMismatch: it exists with other partitions or another configuration; the message says what mends it.
+            TransportError: the broker did not create it.
+            ImproperlyConfigured: it is a pattern.
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        await self._create(current_run(self.app), check=True)
+
+    async def maybe_declare(self) -> None:
+        """Create the topic, but only if it does not exist. One that is there is not altered, and if not `internal`, not judged.
+
+        Raises:
+            TopicMismatch: an internal topic is not as declared.
+            TransportError: the broker did not create it.
+            ImproperlyConfigured: it is a pattern.
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        await self._create(current_run(self.app), check=self.internal)
+
+    async def _create(self, run: Run, *, check: bool) -> None:
+        for name in self.topics or (self._one("created"),):
+            spec = self._spec_of(name, run)
+            if check:
+                created = await provide_topic(run.transport, spec, partitions=self.partitions)
+            else:
+                created = await create_unless_there(run.transport, spec)
+            if created:
+                log.info("created topic %s", name)
+
+    def _is_ours(self, run: Run) -> bool:
+        """Whether to create it before it is used."""
+        return (self.internal or run.transport.owns_topics) and bool(self.topics)
 
     async def prepare(self, run: Run) -> None:
         """Before it is first read or written in a run: create it, where that is ours to do."""
         state = self.serdes(run)
         async with state.preparing:
             if not state.prepared:
-                if self.internal or run.transport.owns_topics:
+                if self._is_ours(run):
                     retry = Retry(f"creating topic {self.name}", run.options, log)
-                    await retry.until_done(lambda: self._create(run))
+                    await retry.until_done(lambda: self._create(run, check=self.internal))
                 state.prepared = True
 
     async def _prepare_now(self, run: Run) -> None:
@@ -166,8 +271,8 @@ class Topic(Channel[T]):
         if state.preparing.locked():
             raise BrokerUnavailable(f"topic {self.name} is being created")
         async with state.preparing:
-            if self.internal or run.transport.owns_topics:
-                await self._create(run)
+            if self._is_ours(run):
+                await self._create(run, check=self.internal)
             state.prepared = True
 
     def serdes(self, run: Run) -> _TopicState:
@@ -181,7 +286,8 @@ class Topic(Channel[T]):
 
     def _make_state(self, run: Run) -> _TopicState:
         options = run.options
-        run.producer.declare[self.name] = lambda: self._prepare_now(run)
+        if self._goal is not None:
+            run.producer.declare[self._goal] = lambda: self._prepare_now(run)
         return _TopicState(
             key_serde(self.key_type, self.key_serializer, default=options.key_serializer),
             value_serde(self.value_type, self.value_serializer, default=options.value_serializer),
@@ -205,7 +311,7 @@ class Topic(Channel[T]):
 
     # -- sending -------------------------------------------------------------------------------------------
 
-    def partition_key(self, key: Any, partition: int | None = None) -> int:
+    def get_partition_key(self, key: Any, partition: int | None = None) -> int:
         """The partition that a key belongs to (murmur2 over its bytes, as Kafka's clients do), or `partition`.
 
         Raises:
@@ -214,103 +320,148 @@ class Topic(Channel[T]):
         if partition is not None:
             return partition
         if self.partitions is None:
-            raise ImproperlyConfigured(f"topic {self.name!r} has no declared number of partitions: give partitions=")
+            raise ImproperlyConfigured(f"{self._shown} has no declared number of partitions: give partitions=")
         run = current_run(self.app)
         return partition_for(self.serdes(run).key.dumps(key), self.partitions)
 
-    async def send(
-        self,
-        value: Any = None,
-        *,
-        key: Any = None,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
-        key_serializer: str | None = None,
-        value_serializer: str | None = None,
-        callback: DeliveryCallback | None = None,
-    ) -> FutureMessage:
+    async def send(self, value: Any = None, *, key: Any = None, **options: Unpack[SendOptions]) -> FutureMessage:
         """Hand a message to the producer, waiting for room in its buffer. Await the result for the delivery.
 
         Sent while an event is in hand, it belongs to that event, whose offset waits for its delivery. A value of None is
         a tombstone.
 
         Args:
-            partition: where to write it; chosen by the key by default.
-            timestamp: seconds since the epoch, before the year 10,000; the time of sending by default.
-            callback: called with the settled promise by the producer's task; what it returns is awaited.
+            options: see `SendOptions`. A callback is called by a task of the run.
 
         Raises:
             EncodeError: key or value cannot be encoded.
-            ValueError: the timestamp is no time.
+            ValueError: the timestamp is no time, or the partition is negative.
+            ImproperlyConfigured: this describes a pattern, or several topics.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        future = self._promise(run, key, value, timestamp, headers, key_serializer, value_serializer, callback)
+        future = self._promise(run, key, value, **options) if options else self._plain_promise(run, key, value)
         if run.pacer.due():
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         producer = run.producer
         if producer.has_room:
-            producer.add(future, partition)
+            producer.add(future, None)
         else:
             await producer.wait_room()
-            producer.enqueue(future, partition=partition)
+            producer.enqueue(future, partition=None)
+        if options and options.get("force"):
+            producer.hurry()
+            return future
         return _as_output(future)
 
-    def send_soon(
-        self,
-        value: Any = None,
-        *,
-        key: Any = None,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
-        key_serializer: str | None = None,
-        value_serializer: str | None = None,
-        callback: DeliveryCallback | None = None,
-    ) -> FutureMessage:
+    def send_soon(self, value: Any = None, *, key: Any = None, **options: Unpack[SendSoonOptions]) -> FutureMessage:
         """Hand a message to the producer without waiting. See `send`.
 
         Raises:
             BufferFull: no room in the producer's buffer.
+            trio.WouldBlock: `eager_partitioning`, and the number of the topic's partitions is not known yet.
             EncodeError: key or value cannot be encoded.
-            ValueError: the timestamp is no time.
+            ValueError: the timestamp is no time, or the partition is negative.
+            ImproperlyConfigured: this describes a pattern, or several topics.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        future = self._promise(run, key, value, timestamp, headers, key_serializer, value_serializer, callback)
-        run.producer.enqueue(future, partition=partition)
+        future = self._promise(run, key, value, **options)
+        if options.get("eager_partitioning"):
+            self._choose_partition(run, future)
+        run.producer.enqueue(future, partition=None)
+        if options.get("force"):
+            run.producer.hurry()
+            return future
         return _as_output(future)
+
+    def as_future_message(
+        self, value: Any = None, *, key: Any = None, **options: Unpack[MessageOptions]
+    ) -> FutureMessage:
+        """The promise of a message that is encoded, and still to be sent by `publish_message`.
+
+        Raises:
+            EncodeError: key or value cannot be encoded.
+            ValueError: the timestamp is no time, or the partition is negative.
+            ImproperlyConfigured: this describes a pattern, or several topics.
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        return self._promise(current_run(self.app), key, value, **options)
+
+    async def publish_message(self, fut: FutureMessage, wait: bool = True) -> FutureMessage:
+        if fut.topic != self._goal or fut.sent:
+            raise ValueError(f"{fut!r} is no unsent message of {self._shown}")
+        producer = current_run(self.app).producer
+        await trio.lowlevel.checkpoint()
+        await producer.wait_room()
+        producer.enqueue(fut, partition=None)
+        _as_output(fut)
+        if wait:
+            await fut
+        return fut
+
+    def _choose_partition(self, run: Run, future: FutureMessage) -> None:
+        """Where the producer would have to ask the broker first, the declaration may know."""
+        if future.partition >= 0 or run.producer.knows(future.topic):
+            return
+        if self.partitions is None or not self.serdes(run).prepared or not self.internal:
+            raise trio.WouldBlock(
+                f"{self._shown}: its number of partitions is not known yet, so eager_partitioning has nothing to go by: "
+                "`await send(...)` to it once before, or declare it internal=True with partitions="
+            )
+        future.partition = 0 if future.key is None else partition_for(future.key, self.partitions)
+
+    def _plain_promise(self, run: Run, key: Any, value: Any) -> FutureMessage:
+        """`_promise` without options; most messages have none."""
+        state = self.serdes(run)
+        return FutureMessage(
+            self._goal or self._one("written to"),
+            None if key is None else state.key.dumps(key),
+            None if value is None else state.value.dumps(value),
+            (),
+            time.time(),
+        )
 
     def _promise(
         self,
         run: Run,
         key: Any,
         value: Any,
-        timestamp: float | None,
-        headers: HeadersArg,
-        key_serializer: str | None,
-        value_serializer: str | None,
-        callback: DeliveryCallback | None,
+        *,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        schema: Any = None,
+        key_serializer: Serializer = None,
+        value_serializer: Serializer = None,
+        callback: DeliveryCallback | None = None,
+        force: bool = False,
+        eager_partitioning: bool | None = None,
     ) -> FutureMessage:
+        """An encoded message for these options; those about the sending itself are its caller's."""
         if timestamp is not None and not 0 <= timestamp < _END_OF_TIME:
             raise ValueError(f"timestamp={timestamp!r}: expected seconds since the epoch")
+        if partition is not None and partition < 0:
+            raise ValueError(f"partition={partition!r}: expected a whole number of at least 0")
         state = self.serdes(run)
         key_codec, value_codec = state.key, state.value
         if key_serializer is not None:
             key_codec = key_serde(self.key_type, key_serializer)
         if value_serializer is not None:
             value_codec = value_serde(self.value_type, value_serializer)
-        return FutureMessage(
-            self.name,
+        future = FutureMessage(
+            self._goal or self._one("written to"),
             None if key is None else key_codec.dumps(key),
             None if value is None else value_codec.dumps(value),
             as_headers(headers) if headers else (),
             time.time() if timestamp is None else timestamp,
             callback=callback,
         )
+        if partition is not None:
+            future.partition = partition
+        return future
 
 
 def _as_output(future: FutureMessage) -> FutureMessage:
@@ -319,3 +470,37 @@ def _as_output(future: FutureMessage) -> FutureMessage:
     if hand is not None:
         hand.claim(future)
     return future
+
+
+def _compiled(pattern: str | re.Pattern[str] | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ImproperlyConfigured(f"topic pattern={pattern!r}: expected a regular expression: {error}") from None
+
+
+def _described(topics: tuple[str, ...], pattern: re.Pattern[str] | None) -> str:
+    """What a description is called: its topic's name, all its topics' names, or its pattern."""
+    for topic in topics:
+        if not isinstance(topic, str) or not topic:
+            raise ImproperlyConfigured(f"topic {topic!r}: a topic needs a name, text that is not empty")
+    if pattern is not None:
+        if topics:
+            raise ImproperlyConfigured(
+                f"topic {', '.join(topics)} pattern={pattern.pattern!r}: expected names or a pattern, not both"
+            )
+        return pattern.pattern
+    if not topics:
+        raise ImproperlyConfigured("a topic needs a name, or pattern=")
+    if len(set(topics)) < len(topics):
+        raise ImproperlyConfigured(f"topic {', '.join(topics)}: expected each name once")
+    return ",".join(topics)
+
+
+_CHANNEL_OPTIONS = frozenset(ChannelOptions.__annotations__)
+
+
+def _of_channel(options: TopicOptions) -> ChannelOptions:
+    found: Any = {name: value for name, value in options.items() if name in _CHANNEL_OPTIONS}
+    channel: ChannelOptions = found
+    return channel

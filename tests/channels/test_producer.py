@@ -23,7 +23,7 @@ async def test_keys_choose_the_partition_as_kafka_clients_do(broker: MemoryBroke
         for number in range(50):
             receipt = await (await topic.send(number, key=f"key-{number}"))
             assert receipt.partition == partition_for(f"key-{number}".encode(), 7)
-            assert receipt.partition == topic.partition_key(f"key-{number}")
+            assert receipt.partition == topic.get_partition_key(f"key-{number}")
 
 
 async def test_an_explicit_partition_wins(broker: MemoryBroker) -> None:

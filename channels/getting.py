@@ -1,0 +1,79 @@
+"""What is behind `Channel.get`: one reader for all who call it in a run, which the callers share."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Any
+
+import trio
+
+from .cursor import BadMessage, Cursor, Thrown
+from .event import Event
+from .hand import Hand
+from .subscription import Subscription
+
+__all__ = ["Getter"]
+
+log = logging.getLogger("famulus.channel")
+
+
+class Getter:
+    """Takes single events from a subscription of its own; each goes to one caller, who came first is served first."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self._turn = trio.Lock()
+        self._cursor: Cursor | None = None
+        self._bad: deque[BadMessage] = deque()
+        self._next: Event[Any] | None = None
+
+    async def take(self) -> Event[Any]:
+        """Wait for the next event. Cancelled, it has taken none."""
+        async with self._turn:
+            cursor = await self._started()
+            while True:
+                event = self._peek(cursor)
+                while self._bad:
+                    await self._report(self._bad.popleft())
+                if event is not None:
+                    self._next = None
+                    return event
+                await cursor.wait()
+
+    async def _started(self) -> Cursor:
+        if self._cursor is None:
+            await self._subscription.start()
+            self._cursor = self._subscription.open_cursor(Hand())
+            self._cursor.set_acks(False)
+        return self._cursor
+
+    def empty(self) -> bool:
+        """Whether `take` would have to wait."""
+        return self._cursor is None or self._peek(self._cursor) is None
+
+    def _peek(self, cursor: Cursor) -> Event[Any] | None:
+        """The next event, which stays; what cannot be decoded on the way to it is kept for a report."""
+        while self._next is None:
+            taken = cursor.take_nowait()
+            if taken is None:
+                return None
+            if isinstance(taken, BadMessage):
+                self._bad.append(taken)
+            elif isinstance(taken, Thrown):
+                raise taken.error
+            else:
+                self._next = taken
+        return self._next
+
+    async def _report(self, bad: BadMessage) -> None:
+        message = bad.message
+        self._subscription.run.counters.decode_errors += 1
+        log.error("%s@%d: undecodable %s: %s", message.tp, message.offset, bad.part, bad.error)
+        try:
+            await self._subscription.decode_error(bad)
+        finally:
+            message.release()
+
+    def __repr__(self) -> str:
+        return f"<Getter of {self._subscription.channel!r}>"
