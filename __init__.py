@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .app.running import RunningApp as RunningApp
     from .app.running import open_app as open_app
     from .app.settings import Settings as Settings
+    from .app.topics import TopicManager as TopicManager
+    from .app.topics import create_topic as create_topic
     from .channels.channel import Channel as Channel
     from .channels.counters import PartitionStatistics as PartitionStatistics
     from .channels.counters import Statistics as Statistics
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from .channels.message import RecordMetadata as RecordMetadata
     from .channels.stream import Stream as Stream
     from .channels.topic import Topic as Topic
+    from .channels.transport import TopicDescription as TopicDescription
     from .channels.transport import Transport as Transport
     from .models.codecs import Codec as Codec
     from .models.errors import DecodeError as DecodeError
@@ -88,7 +91,10 @@ _EXPORTS = {
     "Stream": ".channels.stream",
     "TP": ".channels.message",
     "Topic": ".channels.topic",
+    "TopicDescription": ".channels.transport",
+    "TopicManager": ".app.topics",
     "Transport": ".channels.transport",
+    "create_topic": ".app.topics",
     "current_event": ".channels.hand",
     # values
     "Codec": ".models.codecs",
@@ -145,7 +151,10 @@ __all__ = [  # noqa: RUF022  # in groups
     "Stream",
     "TP",
     "Topic",
+    "TopicDescription",
+    "TopicManager",
     "Transport",
+    "create_topic",
     "current_event",
     # values
     "Codec",

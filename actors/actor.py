@@ -39,7 +39,9 @@ class AgentRun:
         self.agent = agent
         options = agent.options
         self.subscription = agent.channel.subscribe(run, agent.name, shared=options.concurrency > 1)
-        self.failures = Failures(run, agent.name, options.on_failure, options.max_attempts)
+        self.failures = Failures(
+            run, agent.name, options.on_failure, options.max_attempts, dead_letter=agent.channel.dead_letter
+        )
         self.actors = [Actor(self, index) for index in range(options.concurrency)]
 
     def spec(self) -> SupervisorSpec:

@@ -6,16 +6,12 @@ Each policy takes over one hold on the event's message, and gives it up only whe
 from __future__ import annotations
 
 import logging
-import time
 import traceback
 from typing import Any, Literal, get_args
 
-from ..channels.errors import TransportError
+from ..channels.dead_letters import bury, error_facts
 from ..channels.event import Event
-from ..channels.future import FutureMessage
-from ..channels.message import Headers
 from ..channels.runs import Run
-from ..channels.topic import Topic
 from ..models import value_serde
 from .replies import AgentRequest
 
@@ -32,13 +28,17 @@ class Failures:
 
     Args:
         max_attempts: with "retry": deliveries of one event, after which it goes to the dead-letter topic.
+        dead_letter: name of that topic, where it is not ``<topic>.dead-letter``.
     """
 
-    def __init__(self, run: Run, agent: str, policy: OnFailure, max_attempts: int) -> None:
+    def __init__(
+        self, run: Run, agent: str, policy: OnFailure, max_attempts: int, *, dead_letter: str | None = None
+    ) -> None:
         self._run = run
         self._agent = agent
         self._policy = policy
         self._max_attempts = max_attempts
+        self._dead_letter = dead_letter
 
     def __call__(self, event: Event[Any], error: BaseException) -> None:
         """An output of the event was not delivered."""
@@ -87,49 +87,18 @@ class Failures:
         return self._policy == "ack" and not event.cursor.acks
 
     def _bury(self, event: Event[Any], error: BaseException) -> None:
-        """Send it to `<topic>.dead-letter`; the offset waits for the delivery."""
+        """Send it to the dead letters; the offset waits for the delivery."""
         message = event.message
-        topic: Topic[bytes] = self._topic(f"{message.topic}.dead-letter")
-        topic.serdes(self._run)
         payload = message.value
         if message.offset < 0:
             try:
                 payload = value_serde(None).dumps(event.value)
             except ValueError:
                 payload = repr(event.value).encode()
-        headers = (*message.headers, *_explain(event, error, self._agent))
-
-        def buried(future: FutureMessage) -> None:
-            try:
-                future.result()
-            except TransportError as reason:  # the run has ended: the producer gives it up for nothing else
-                log.error("the dead letter for %s@%d was not delivered: %s", message.tp, message.offset, reason)
-            else:
-                self._run.counters.dead_letters += 1
-                message.release()
-
-        letter = FutureMessage(topic.name, message.key, payload, headers, time.time(), callback=buried)
-        letter.persistent = True
-        self._run.producer.enqueue(letter, partition=None, beyond_bounds=True)
-
-    def _topic(self, name: str) -> Topic[bytes]:
-        return self._run.state(
-            ("dead-letter", name), lambda: Topic(self._run.app, name, value_type=bytes, internal=True)
-        )
-
-
-def _explain(event: Event[Any], error: BaseException, agent: str) -> Headers:
-    message = event.message
-    facts = {
-        "topic": message.topic,
-        "partition": str(message.partition),
-        "offset": str(message.offset),
-        "agent": agent,
-        "attempts": str(event.attempt),
-        "error-type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "error-message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    return tuple(
-        (f"famulus-dead-letter-{name}", text.encode(errors="backslashreplace")) for name, text in facts.items()
-    )
+        facts = {
+            **error_facts(message, error),
+            "agent": self._agent,
+            "attempts": str(event.attempt),
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+        bury(self._run, message, facts, value=payload, topic=self._dead_letter)

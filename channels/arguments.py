@@ -33,6 +33,7 @@ __all__ = [
     "SendSoonOptions",
     "Serializer",
     "TopicOptions",
+    "check_count",
     "check_options",
     "topic_config",
 ]
@@ -242,6 +243,15 @@ def check_options(owner: str, options: Mapping[str, Any], taken: type) -> None:
         check = _CHECKS.get(name)
         if check is not None and not check[0](value):
             raise ImproperlyConfigured(f"{owner} {name}={value!r}: expected {check[1]}")
+
+
+def check_count(owner: str, name: str, value: Any) -> None:
+    """
+    Raises:
+        ImproperlyConfigured: it is neither None nor a whole number of at least 1.
+    """
+    if not _whole(value):
+        raise ImproperlyConfigured(f"{owner} {name}={value!r}: expected {_AT_LEAST_WHOLE[1]}")
 
 
 def topic_config(

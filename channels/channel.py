@@ -17,6 +17,7 @@ from .arguments import (
     Changes,
     ChannelOptions,
     MessageOptions,
+    OnDecodeError,
     SendOptions,
     SendSoonOptions,
     Serializer,
@@ -60,6 +61,8 @@ class Channel(Generic[T]):
     value_type: Any
     maxsize: int | None
     acks: bool
+    on_decode_error: OnDecodeError = "skip"
+    dead_letter: str | None = None
 
     def __init__(
         self,
@@ -189,10 +192,16 @@ class Channel(Generic[T]):
         return not self._state(run).early if getter is None else getter.empty()
 
     async def on_key_decode_error(self, error: Exception, message: Message) -> None:
-        """Called for a message whose key cannot be decoded, before it is skipped; to be overridden."""
+        """Called for a message whose key cannot be decoded, before it is skipped; to be overridden.
+
+        What it raises is logged.
+        """
 
     async def on_value_decode_error(self, error: Exception, message: Message) -> None:
-        """Called for a message whose value cannot be decoded, before it is skipped; to be overridden."""
+        """Called for a message whose value cannot be decoded, before it is skipped; to be overridden.
+
+        What it raises is logged.
+        """
 
     # -- sending -------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from .errors import TopicExists, TopicMismatch, TransportError
 from .transport import TopicDescription, TopicSpec, Transport
 
-__all__ = ["check_partitions", "create_unless_there", "differing_config", "provide_topic"]
+__all__ = ["check_partitions", "compare_partitions", "create_unless_there", "differing_config", "provide_topic"]
 
 log = logging.getLogger("famulus.topic")
 
@@ -57,15 +57,38 @@ def check_partitions(transport: Transport, name: str, found: int, declared: int)
     Raises:
         TopicMismatch: the numbers differ.
     """
+    problem = partition_mismatch(transport, name, found, declared, ours=True)
+    if problem is not None:
+        raise TopicMismatch(problem)
+
+
+def partition_mismatch(transport: Transport, name: str, found: int, declared: int, *, ours: bool) -> str | None:
+    """What is wrong and what mends it, where a topic has another number of partitions than is declared; else None.
+
+    Args:
+        ours: whether it may be deleted, to be made anew.
+    """
     if found == declared:
-        return
+        return None
     ways = [f"declare it with partitions={found}"]
     if found < declared:
         ways.append(f"add partitions, `{transport.command_to('grow', name, partitions=declared)}` (keys move then)")
-    ways.append(f"once it is read to its end, delete it, `{transport.command_to('delete', name)}`: it is made anew")
-    raise TopicMismatch(
-        f"topic {name!r} has {found} partitions at the broker and is declared with {declared}: {', or '.join(ways)}"
-    )
+    if ours:
+        ways.append(f"once it is read to its end, delete it, `{transport.command_to('delete', name)}`: it is made anew")
+    has = f"topic {name!r} has {found} partitions at the broker and is declared with {declared}"
+    return f"{has}: {', or '.join(ways)}"
+
+
+async def compare_partitions(transport: Transport, name: str, declared: int) -> None:
+    """Warn where a topic of others has another number of partitions than is declared. One that is missing is no matter."""
+    try:
+        found = await transport.partition_count(name)
+    except TransportError as error:
+        log.debug("the partitions of topic %s are not known yet: %s", name, error)
+        return
+    problem = partition_mismatch(transport, name, found, declared, ours=False)
+    if problem is not None:
+        log.warning("%s; until then its keys are where the broker's number puts them", problem)
 
 
 def _check_description(transport: Transport, spec: TopicSpec, found: TopicDescription) -> None:

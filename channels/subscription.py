@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .cursor import BadMessage, BatchCursor, Cursor, EventCursor
+from .dead_letters import settle_undecodable
 from .errors import UnknownTopic
 from .inbox import BatchInbox, EventInbox
 from .retry import Retry
@@ -100,11 +101,8 @@ class Subscription(ABC):
             self._thrown.append(error)
 
     async def decode_error(self, bad: BadMessage) -> None:
-        """Tell the channel's handler of undecodable input."""
-        if bad.part == "key":
-            await self.channel.on_key_decode_error(bad.error, bad.message)
-        else:
-            await self.channel.on_value_decode_error(bad.error, bad.message)
+        """Do what the channel says about undecodable input, and tell its handlers."""
+        await settle_undecodable(self.run, self.channel, bad, reader=self.name)
 
     async def partition_count(self) -> int:
         """How many partitions what it reads has."""

@@ -31,7 +31,7 @@ from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
 from .message import HeadersArg, as_headers
 from .partitioner import partition_for
-from .provisioning import create_unless_there, provide_topic
+from .provisioning import compare_partitions, create_unless_there, provide_topic
 from .retry import Retry
 from .runs import Declaration, Run, current_run
 from .steps import Processor
@@ -257,6 +257,9 @@ class Topic(Channel[T]):
                 if self._is_ours(run):
                     retry = Retry(f"creating topic {self.name}", run.options, log)
                     await retry.until_done(lambda: self._create(run, check=self.internal))
+                if self.partitions is not None and not self.internal:
+                    for name in self.topics:
+                        await compare_partitions(run.transport, name, self.partitions)
                 state.prepared = True
 
     async def _prepare_now(self, run: Run) -> None:
