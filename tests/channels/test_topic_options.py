@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any, assert_type, get_type_hints
 
 import pytest
-import trio
 
 import famulus
 from famulus.channels.arguments import Changes, ChannelOptions, TopicOptions
