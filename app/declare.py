@@ -208,10 +208,12 @@ class Declarations(ABC):
             return channel
         options: Any = dict(topic_options)
         options.setdefault("value_type", stream_value_type(fun))
-        if channel is None:
-            options.setdefault("internal", True)
-            channel = f"{self._declaration.id}-{name}"
-        return self.topic(channel, **options)
+        if channel is not None:
+            return self.topic(channel, **options)
+        if options.get("pattern") is not None:
+            return self.topic(**options)
+        options.setdefault("internal", True)
+        return self.topic(f"{self._declaration.id}-{name}", **options)
 
     @overload
     def task(self, fun: F, /) -> F: ...

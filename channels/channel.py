@@ -277,8 +277,12 @@ class Channel(Generic[T]):
             raise ValueError(f"{fut!r} is no unsent message of channel {self.name}")
         run = current_run(self.app)
         event, fut.event = fut.event, None
-        await trio.lowlevel.checkpoint()
-        await self._state(run).put(event, self.bound(run))
+        try:
+            await trio.lowlevel.checkpoint()
+            await self._state(run).put(event, self.bound(run))
+        except BaseException:  # cancelled: no reader has it, and it may be published again
+            fut.event = event
+            raise
         await _call_back(_deliver(fut), fut.callback)
         return fut
 

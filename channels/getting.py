@@ -54,7 +54,8 @@ class Getter:
 
     def _peek(self, cursor: Cursor) -> Event[Any] | None:
         """The next event, which stays; what cannot be decoded on the way to it is kept for a report."""
-        while self._next is None:
+        while self._next is None or _stale(self._next):
+            self._next = None
             taken = cursor.take_nowait()
             if taken is None:
                 return None
@@ -77,3 +78,9 @@ class Getter:
 
     def __repr__(self) -> str:
         return f"<Getter of {self._subscription.channel!r}>"
+
+
+def _stale(event: Event[Any]) -> bool:
+    """Whether its partition was given up since it was looked at; then it comes again, here or elsewhere."""
+    tracker = event.message.tracker
+    return tracker is not None and tracker.live != event.message.generation

@@ -394,11 +394,11 @@ class Topic(Channel[T]):
         return self._promise(current_run(self.app), key, value, **options)
 
     async def publish_message(self, fut: FutureMessage, wait: bool = True) -> FutureMessage:
-        if fut.topic != self._goal or fut.sent:
-            raise ValueError(f"{fut!r} is no unsent message of {self._shown}")
         producer = current_run(self.app).producer
         await trio.lowlevel.checkpoint()
         await producer.wait_room()
+        if fut.topic != self._goal or fut.sent:
+            raise ValueError(f"{fut!r} is no unsent message of {self._shown}")
         producer.enqueue(fut, partition=None)
         _as_output(fut)
         if wait:

@@ -133,6 +133,23 @@ async def test_pain_10_get_goes_on_behind_what_cannot_be_decoded(broker: MemoryB
         assert running.statistics().decode_errors == 1
 
 
+async def test_an_event_that_was_looked_at_before_a_rebalance_comes_once(broker: MemoryBroker) -> None:
+    app = famulus.App("moves", broker=f"memory://{broker.name}")
+    numbers = topic(app)
+    async with famulus.open_app(app):
+        await numbers.put(1)
+        (await numbers.get()).ack()
+        await numbers.put(2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not numbers.empty()
+        broker.faults.rebalance("moves")
+        await trio.sleep(5)
+        event = await numbers.get()
+        assert (event.value, event.ack()) == (2, True)
+        assert numbers.empty()
+    assert broker.group("moves").committed == {TP("pipe", 0): 2}
+
+
 async def test_an_agent_that_gets_keeps_its_own_event_in_hand() -> None:
     app = famulus.App("inside")
     orders = app.channel("orders", value_type=int)
@@ -234,6 +251,45 @@ async def test_a_message_is_published_once_and_by_its_own_channel(make: Make) ->
             await channel.publish_message(message)
         with pytest.raises(ValueError, match="is no unsent message"):
             await channel.publish_message(await channel.send(2))
+
+
+@both
+async def test_a_publishing_that_is_cancelled_while_it_waits_for_room_may_be_repeated(
+    make: Make, broker: MemoryBroker
+) -> None:
+    app = famulus.App("room", broker=f"memory://{broker.name}", stream_buffer_maxsize=1, producer_buffer_maxsize=1)
+    channel = make(app)
+    async with famulus.open_app(app):
+        with broker.faults.hold_produce():
+            await channel.send(1)
+            message = channel.as_future_message(2)
+            with trio.move_on_after(1) as scope:
+                await channel.publish_message(message)
+            assert scope.cancelled_caught
+            assert not message.sent
+        assert (await channel.get()).value == 1
+        await channel.publish_message(message)
+        assert (await channel.get()).value == 2
+        assert channel.empty()
+
+
+async def test_two_who_publish_one_message_send_it_once(broker: MemoryBroker) -> None:
+    app = famulus.App("twice", broker=f"memory://{broker.name}")
+    numbers = topic(app)
+    refused: list[ValueError] = []
+
+    async def publish(message: famulus.FutureMessage) -> None:
+        try:
+            await numbers.publish_message(message)
+        except ValueError as error:
+            refused.append(error)
+
+    async with famulus.open_app(app):
+        message = numbers.as_future_message(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish, message)
+            nursery.start_soon(publish, message)
+    assert (len(refused), len(broker.messages("pipe"))) == (1, 1)
 
 
 async def test_publishing_waits_for_the_delivery_only_when_asked_to(broker: MemoryBroker) -> None:

@@ -58,6 +58,18 @@ async def test_several_topics_of_ours_are_all_created_and_a_pattern_creates_none
             await pattern.maybe_declare()
 
 
+def test_an_agent_may_be_declared_over_a_pattern() -> None:
+    app = famulus.App("agents")
+
+    @app.agent(pattern="orders-.*")
+    async def reader(stream: famulus.Stream[Order]) -> None:
+        async for _ in stream:
+            pass
+
+    assert isinstance(reader.channel, famulus.Topic)
+    assert (reader.channel.pattern, reader.channel.value_type) == (re.compile("orders-.*"), Order)
+
+
 # -- wrong options -----------------------------------------------------------------------------------------
 
 
