@@ -33,9 +33,12 @@ __all__ = [
     "SendSoonOptions",
     "Serializer",
     "TopicOptions",
+    "channel_options",
     "check_count",
     "check_options",
+    "compiled_pattern",
     "topic_config",
+    "topic_title",
 ]
 
 Serializer = str | Codec | None
@@ -286,3 +289,37 @@ def topic_config(
 
 def _as_text(value: str | float) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def compiled_pattern(pattern: str | re.Pattern[str] | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ImproperlyConfigured(f"topic pattern={pattern!r}: expected a regular expression: {error}") from None
+
+
+def topic_title(topics: tuple[str, ...], pattern: re.Pattern[str] | None) -> str:
+    """What a description is called: its topic's name, all its topics' names, or its pattern."""
+    for topic in topics:
+        if not isinstance(topic, str) or not topic:
+            raise ImproperlyConfigured(f"topic {topic!r}: a topic needs a name, text that is not empty")
+    if pattern is not None:
+        if topics:
+            raise ImproperlyConfigured(
+                f"topic {', '.join(topics)} pattern={pattern.pattern!r}: expected names or a pattern, not both"
+            )
+        return pattern.pattern
+    if not topics:
+        raise ImproperlyConfigured("a topic needs a name, or pattern=")
+    if len(set(topics)) < len(topics):
+        raise ImproperlyConfigured(f"topic {', '.join(topics)}: expected each name once")
+    return ",".join(topics)
+
+
+_CHANNEL_OPTIONS = frozenset(ChannelOptions.__annotations__)
+
+
+def channel_options(options: TopicOptions) -> ChannelOptions:
+    found: Any = {name: value for name, value in options.items() if name in _CHANNEL_OPTIONS}
+    channel: ChannelOptions = found
+    return channel

@@ -34,12 +34,13 @@ class Getter:
             cursor = await self._started()
             while True:
                 event = self._peek(cursor)
-                while self._bad:
+                if self._bad:
                     await self._report(self._bad.popleft())
-                if event is not None:
+                elif event is not None:
                     self._next = None
                     return event
-                await cursor.wait()
+                else:
+                    await cursor.wait()
 
     async def _started(self) -> Cursor:
         if self._cursor is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -15,24 +13,25 @@ import trio
 from ..models import Serde, key_serde, value_serde
 from .arguments import (
     Changes,
-    ChannelOptions,
     DerivedOptions,
     MessageOptions,
     SendOptions,
     SendSoonOptions,
     Serializer,
     TopicOptions,
+    channel_options,
     check_options,
+    compiled_pattern,
     topic_config,
+    topic_title,
 )
 from .channel import Channel
-from .errors import BrokerUnavailable, ImproperlyConfigured
+from .errors import ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
 from .message import HeadersArg, as_headers
 from .partitioner import partition_for
-from .provisioning import compare_partitions, create_unless_there, provide_topic
-from .retry import Retry
+from .preparing import Preparation
 from .runs import Declaration, Run, current_run
 from .steps import Processor
 from .stream import Stream
@@ -44,20 +43,16 @@ __all__ = ["Topic"]
 T = TypeVar("T")
 U = TypeVar("U")
 
-log = logging.getLogger("famulus.topic")
-
-
 _END_OF_TIME = 253_402_300_800.0  # the year 10,000
 
 
 @attrs.define
 class _TopicState:
-    """A topic in one run: its codecs, built once, and whether it has been created."""
+    """A topic in one run: its codecs, built once, and what is done before it is used."""
 
     key: Serde[Any]
     value: Serde[Any]
-    prepared: bool = False
-    preparing: trio.Lock = attrs.field(factory=trio.Lock)
+    preparation: Preparation
 
 
 class Topic(Channel[T]):
@@ -82,11 +77,11 @@ class Topic(Channel[T]):
         value_type: Any = None,
         **options: Unpack[TopicOptions],
     ) -> None:
-        pattern = _compiled(options.get("pattern"))
-        name = _described(topics, pattern)
+        pattern = compiled_pattern(options.get("pattern"))
+        name = topic_title(topics, pattern)
         self._shown = f"topic {name!r}"
         check_options(self._shown, options, TopicOptions)
-        self._configure(app, name, value_type, _of_channel(options))
+        self._configure(app, name, value_type, channel_options(options))
         self._topic_options = options
         self.topics = topics
         self.pattern = pattern
@@ -181,15 +176,16 @@ class Topic(Channel[T]):
         Raises:
             ImproperlyConfigured: it is a pattern, or several.
         """
-        return self._spec_of(self._one("created"), run)
+        self._one("created")
+        return self.specs(run)[0]
 
-    def _spec_of(self, name: str, run: Run) -> TopicSpec:
-        return TopicSpec(
-            name=name,
-            partitions=self.partitions or run.options.topic_partitions,
-            replicas=self.replicas or run.options.topic_replication_factor,
-            config=self.config,
-        )
+    def specs(self, run: Run) -> list[TopicSpec]:
+        """The same for each of the topics; none for a pattern."""
+        partitions = self.partitions or run.options.topic_partitions
+        replicas = self.replicas or run.options.topic_replication_factor
+        return [
+            TopicSpec(name=name, partitions=partitions, replicas=replicas, config=self.config) for name in self.topics
+        ]
 
     @property
     def destination(self) -> str:
@@ -222,7 +218,7 @@ class Topic(Channel[T]):
             ImproperlyConfigured: it is a pattern.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
-        await self._create(current_run(self.app), check=True)
+        await self._to_be_created(current_run(self.app)).create(check=True)
 
     async def maybe_declare(self) -> None:
         """Create the topic, but only if it does not exist. One that is there is not altered, and if not `internal`, not judged.
@@ -233,50 +229,16 @@ class Topic(Channel[T]):
             ImproperlyConfigured: it is a pattern.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
-        await self._create(current_run(self.app), check=self.internal)
+        await self._to_be_created(current_run(self.app)).create(check=self.internal)
 
-    async def _create(self, run: Run, *, check: bool) -> None:
-        for name in self.topics or (self._one("created"),):
-            spec = self._spec_of(name, run)
-            if check:
-                created = await provide_topic(run.transport, spec, partitions=self.partitions)
-            else:
-                created = await create_unless_there(run.transport, spec)
-            if created:
-                log.info("created topic %s", name)
-
-    def _is_ours(self, run: Run) -> bool:
-        """Whether to create it before it is used."""
-        return (self.internal or run.transport.owns_topics) and bool(self.topics)
+    def _to_be_created(self, run: Run) -> Preparation:
+        if not self.topics:
+            self._one("created")
+        return self.serdes(run).preparation
 
     async def prepare(self, run: Run) -> None:
         """Before it is first read or written in a run: create it, where that is ours to do."""
-        state = self.serdes(run)
-        async with state.preparing:
-            if not state.prepared:
-                if self._is_ours(run):
-                    retry = Retry(f"creating topic {self.name}", run.options, log)
-                    await retry.until_done(lambda: self._create(run, check=self.internal))
-                if self.partitions is not None and not self.internal:
-                    for name in self.topics:
-                        await compare_partitions(run.transport, name, self.partitions)
-                state.prepared = True
-
-    async def _prepare_now(self, run: Run) -> None:
-        """`prepare` for the producer's one task, in one attempt: what it sends to other topics must not wait.
-
-        Raises:
-            TransportError: not created; or somebody else is at it.
-        """
-        state = self.serdes(run)
-        if state.prepared:
-            return
-        if state.preparing.locked():
-            raise BrokerUnavailable(f"topic {self.name} is being created")
-        async with state.preparing:
-            if self._is_ours(run):
-                await self._create(run, check=self.internal)
-            state.prepared = True
+        await self.serdes(run).preparation.wait_done()
 
     def serdes(self, run: Run) -> _TopicState:
         """How its keys and values are encoded and decoded in this run."""
@@ -289,11 +251,13 @@ class Topic(Channel[T]):
 
     def _make_state(self, run: Run) -> _TopicState:
         options = run.options
+        preparation = Preparation(run, self)
         if self._goal is not None:
-            run.producer.declare[self._goal] = lambda: self._prepare_now(run)
+            run.producer.declare[self._goal] = preparation.attempt
         return _TopicState(
             key_serde(self.key_type, self.key_serializer, default=options.key_serializer),
             value_serde(self.value_type, self.value_serializer, default=options.value_serializer),
+            preparation,
         )
 
     # -- reading -------------------------------------------------------------------------------------------
@@ -409,7 +373,7 @@ class Topic(Channel[T]):
         """Where the producer would have to ask the broker first, the declaration may know."""
         if future.partition >= 0 or run.producer.knows(future.topic):
             return
-        if self.partitions is None or not self.serdes(run).prepared or not self.internal:
+        if self.partitions is None or not self.internal or not self.serdes(run).preparation.done:
             raise trio.WouldBlock(
                 f"{self._shown}: its number of partitions is not known yet, so eager_partitioning has nothing to go by: "
                 "`await send(...)` to it once before, or declare it internal=True with partitions="
@@ -473,37 +437,3 @@ def _as_output(future: FutureMessage) -> FutureMessage:
     if hand is not None:
         hand.claim(future)
     return future
-
-
-def _compiled(pattern: str | re.Pattern[str] | None) -> re.Pattern[str] | None:
-    try:
-        return None if pattern is None else re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise ImproperlyConfigured(f"topic pattern={pattern!r}: expected a regular expression: {error}") from None
-
-
-def _described(topics: tuple[str, ...], pattern: re.Pattern[str] | None) -> str:
-    """What a description is called: its topic's name, all its topics' names, or its pattern."""
-    for topic in topics:
-        if not isinstance(topic, str) or not topic:
-            raise ImproperlyConfigured(f"topic {topic!r}: a topic needs a name, text that is not empty")
-    if pattern is not None:
-        if topics:
-            raise ImproperlyConfigured(
-                f"topic {', '.join(topics)} pattern={pattern.pattern!r}: expected names or a pattern, not both"
-            )
-        return pattern.pattern
-    if not topics:
-        raise ImproperlyConfigured("a topic needs a name, or pattern=")
-    if len(set(topics)) < len(topics):
-        raise ImproperlyConfigured(f"topic {', '.join(topics)}: expected each name once")
-    return ",".join(topics)
-
-
-_CHANNEL_OPTIONS = frozenset(ChannelOptions.__annotations__)
-
-
-def _of_channel(options: TopicOptions) -> ChannelOptions:
-    found: Any = {name: value for name, value in options.items() if name in _CHANNEL_OPTIONS}
-    channel: ChannelOptions = found
-    return channel
