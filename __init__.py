@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .channels.event import Event as Event
     from .channels.future import FutureMessage as FutureMessage
     from .channels.hand import current_event as current_event
+    from .channels.intake import Intake as Intake
     from .channels.message import TP as TP
     from .channels.message import Message as Message
     from .channels.message import RecordMetadata as RecordMetadata
@@ -84,6 +85,7 @@ _EXPORTS = {
     "Channel": ".channels.channel",
     "Event": ".channels.event",
     "FutureMessage": ".channels.future",
+    "Intake": ".channels.intake",
     "Message": ".channels.message",
     "RecordMetadata": ".channels.message",
     "PartitionStatistics": ".channels.counters",
@@ -144,6 +146,7 @@ __all__ = [  # noqa: RUF022  # in groups
     "Channel",
     "Event",
     "FutureMessage",
+    "Intake",
     "Message",
     "PartitionStatistics",
     "RecordMetadata",

@@ -24,10 +24,12 @@ from .arguments import (
     check_options,
 )
 from .event import Event
+from .foreign import ForeignSubscription
 from .future import DeliveryCallback, FutureMessage
 from .getting import Getter
 from .hand import current_hand
 from .inbox import EventInbox
+from .intake import Intake
 from .local import LocalState
 from .message import HeadersArg, Message, as_headers
 from .runs import Declaration, Run, current_run
@@ -46,7 +48,7 @@ _HERE = ProduceResult(-1)
 class Channel(Generic[T]):
     """A channel within one run of its App: values are passed as they are, nothing is encoded.
 
-    To read from another means of communication, subclass it and override `subscribe` (what readers get) and `send`.
+    To read from another means of communication, subclass it and override `listen`; see there.
 
     Args:
         app: the declaration it belongs to.
@@ -126,7 +128,22 @@ class Channel(Generic[T]):
 
     def subscribe(self, run: Run, name: str, *, shared: bool = False) -> Subscription:
         """A new reader in a run. Streams are made over it."""
+        if type(self).listen is not Channel.listen:
+            return ForeignSubscription(run, self, name, shared=shared)
         return ChannelSubscription(run, self, name, shared=shared)
+
+    async def listen(self, intake: Intake, *, task_status: trio.TaskStatus[Any]) -> None:
+        """Receive from another means of communication; to be overridden.
+
+        A subclass that overrides it makes a channel over sockets, a queue server, a device. It runs as a supervised child of
+        the run while somebody reads the channel: call ``task_status.started()`` when it is ready, which agents and `open_app`
+        wait for, and ``await intake.deliver(data, on_ack=...)`` for each message. It is cancelled at the end, after the agents
+        have finished what they had and the acknowledgements of that were given back. If it raises or returns, it is started
+        again, with backoff; before it was ready, the app does not start.
+
+        What is sent to the channel in this program goes to its readers here, unless the subclass overrides `send` as well.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.listen is to be overridden")
 
     def stream(self, *, processors: Iterable[Processor] = ()) -> Stream[T]:
         """A stream over all that comes into the channel from now on, in the current run.
@@ -298,6 +315,10 @@ class Channel(Generic[T]):
 
     def _state(self, run: Run) -> LocalState:
         return run.state(self._root, LocalState)
+
+    async def hand_out(self, run: Run, event: Event[Any]) -> int:
+        """Give an event to all readers, waiting for room. Returns how many got it; 0: it waits for the first one."""
+        return await self._state(run).put(event, self.bound(run))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

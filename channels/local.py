@@ -43,32 +43,32 @@ class LocalState:
         if inbox in self._inboxes:
             self._inboxes.remove(inbox)
 
-    async def put(self, event: Event[Any], bound: int) -> None:
-        """All readers get it or, when this is cancelled, none. Readers may come and go while it waits."""
+    async def put(self, event: Event[Any], bound: int) -> int:
+        """All readers get it or, when this is cancelled, none. Readers may come and go meanwhile. Returns how many got it."""
         while True:
             inboxes = self._inboxes
             if not inboxes:
                 if len(self._early) < bound:
                     self._early.append(event)
-                    return
+                    return 0
                 await self._room.park()
             elif len(inboxes) == 1:
                 event.message.refcount = 1
                 try:
                     inboxes[0].put_nowait(event)
-                    return
+                    return 1
                 except trio.WouldBlock:
                     pass
                 try:
                     await inboxes[0].put(event)
-                    return
+                    return 1
                 except trio.ClosedResourceError:
                     continue  # that reader has left
             elif (full := self._full()) is not None:
                 await full.wait_room()
             else:
                 self._put_to_all(event)
-                return
+                return len(inboxes)
 
     def _full(self) -> EventInbox | None:
         return next((inbox for inbox in self._inboxes if inbox.buffered >= inbox.maxsize), None)
