@@ -159,7 +159,7 @@ class Conductor:
                 continue
             acknowledged = tracker.ledger.committable
             found[tp] = PartitionStatistics(
-                committed=tracker.committed, acknowledged=acknowledged, highwater=max(highwater, acknowledged)
+                committed=max(tracker.committed, 0), acknowledged=acknowledged, highwater=max(highwater, acknowledged)
             )
         return found
 
@@ -301,11 +301,13 @@ class Conductor:
         if consumer is None:
             return
         self._counters.rebalances += 1
-        await self._read_from_the_start(consumer, assignment)
+        late = await self._begin_late(consumer, assignment)
         self._owned.generation = assignment.generation
         self._owned.trackers = {
             tp: self._tracker(tp, assignment.generation, consumer.position(tp)) for tp in sorted(assignment.partitions)
         }
+        for tp in late:
+            self._owned.trackers[tp].committed -= 1  # so that the next commit says where it begins
         self.commits.assigned()
         self._subscriber.assigned(assignment.partitions)
         log.info("generation %d: %d partitions assigned", assignment.generation, len(self._owned.trackers))
@@ -322,13 +324,24 @@ class Conductor:
             on_room=self.wake,
         )
 
-    async def _read_from_the_start(self, consumer: Consumer, assignment: Assignment) -> None:
-        """With "latest", what was written to a topic that we waited for, before it was found, would be passed over."""
-        waited_for = [tp for tp in assignment.partitions if tp.topic in self._subscriber.waited_for]
-        if waited_for and self._options.consumer_auto_offset_reset == "latest":
-            for tp, offset in (await consumer.committed(waited_for)).items():
-                if offset is None:
-                    await consumer.seek(tp, 0)
+    async def _begin_late(self, consumer: Consumer, assignment: Assignment) -> frozenset[TP]:
+        """With "latest": partitions where the group begins only now, so that where it begins is to be committed.
+
+        Else what comes until the next rebalance would be passed over then. A topic that we waited for is read from its
+        start: all that is in it came since.
+        """
+        if self._options.consumer_auto_offset_reset != "latest":
+            return frozenset()
+        try:
+            committed = await consumer.committed(assignment.partitions)
+        except TransportError as error:
+            log.warning("where group %s begins is not known: %s", self._consumer_options.group, error)
+            return frozenset()
+        late = frozenset(tp for tp, offset in committed.items() if offset is None)
+        for tp in late:
+            if tp.topic in self._subscriber.waited_for:
+                await consumer.seek(tp, 0)
+        return late
 
     def _on_reset(self, reset: OffsetReset) -> None:
         """What was to be read next is not in the log: say so, count what is gone, go on where the transport goes on."""
