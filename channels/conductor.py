@@ -8,7 +8,7 @@ whose subscribers have no room are left out of the next fetch, and paused at the
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import trio
 
@@ -131,6 +131,10 @@ class Conductor:
         if unwanted:
             self._announce(unwanted)
         return read_on
+
+    def topics_read(self, *, apart_from: Collection[BatchInbox]) -> frozenset[str]:
+        """The topics that others than these read."""
+        return self._readers.topics_read(apart_from=apart_from)
 
     async def wait_assigned(self) -> None:
         """Wait until everything that was added has its assignment; a topic that is missing is waited for."""

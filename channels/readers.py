@@ -74,6 +74,12 @@ class Readers:
         read_on = frozenset(topic for topic, inboxes in self._of.items() if inboxes and interest.wants(topic))
         return interest.items - self.items, read_on
 
+    def topics_read(self, *, apart_from: Collection[BatchInbox]) -> frozenset[str]:
+        """The topics that somebody else reads."""
+        return frozenset(
+            topic for topic, inboxes in self._of.items() if any(each not in apart_from for each in inboxes)
+        )
+
     def __contains__(self, inbox: BatchInbox) -> bool:
         return inbox in self._interests
 

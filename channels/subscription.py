@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,11 @@ class Subscription(ABC):
         """How many partitions what it reads has."""
         return self.run.options.topic_partitions
 
+    @property
+    def inboxes(self) -> Sequence[BatchInbox]:
+        """The conductor's inboxes that it reads."""
+        return ()
+
     def close(self, *, leave: bool = False) -> None:
         """End its streams after the event in hand, the derived ones too.
 
@@ -182,6 +188,10 @@ class TopicSubscription(Subscription):
         if not self._attached:  # a start that was cancelled is made again
             self._attached = True
             self.run.conductor.add(self._interest, self._inbox)
+
+    @property
+    def inboxes(self) -> Sequence[BatchInbox]:
+        return (self._inbox,)
 
     async def partition_count(self) -> int:
         """Of several topics, the largest number; of a pattern alone, that of a topic made without one, if there is none."""

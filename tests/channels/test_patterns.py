@@ -23,11 +23,8 @@ def theirs(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> MemoryBroke
 
 def read_all(app: famulus.App, name: str, seen: list[str], *topics: str, pattern: str | None = None) -> None:
     """An agent on several topics, or on a pattern."""
-    topic: famulus.Topic[str] = app.topic(name, value_type=str)
-    topic.topics = topics  # type: ignore[attr-defined,unused-ignore]
-    topic.pattern = None if pattern is None else re.compile(pattern)  # type: ignore[attr-defined,unused-ignore]
 
-    @app.agent(topic, name=name)
+    @app.agent(app.topic(*topics, pattern=pattern, value_type=str), name=name)
     async def read(stream: famulus.Stream[str]) -> None:
         async for event in stream.events():
             seen.append(f"{event.message.topic}:{event.value}")
@@ -106,9 +103,7 @@ async def test_a_reader_that_leaves_releases_what_others_read_and_no_more(theirs
     app = famulus.App("leaves", broker=f"memory://{theirs.name}")
     seen: list[str] = []
     read_all(app, "stays", seen, pattern="both")
-    topic: famulus.Topic[str] = app.topic("leaver", value_type=str)
-    topic.topics = ("both", "mine")  # type: ignore[attr-defined,unused-ignore]
-
+    topic = app.topic("both", "mine", value_type=str)
     async with famulus.open_app(app) as running:
         stream = topic.stream()
         async for _ in stream:
@@ -140,11 +135,9 @@ async def test_group_by_over_several_topics_takes_the_largest_number_of_partitio
     for name in ("few", "many"):
         write(theirs, name, "x")
     app = famulus.App("regroups", broker=f"memory://{theirs.name}")
-    topic: famulus.Topic[str] = app.topic("all", value_type=str)
-    topic.topics = ("few", "many")  # type: ignore[attr-defined,unused-ignore]
     seen: list[str] = []
 
-    @app.agent(topic)
+    @app.agent(app.topic("few", "many", value_type=str))
     async def read(stream: famulus.Stream[str]) -> None:
         async for value in stream.group_by(lambda value: value, name="itself"):
             seen.append(value)
@@ -152,7 +145,8 @@ async def test_group_by_over_several_topics_takes_the_largest_number_of_partitio
     async with famulus.open_app(app):
         await trio.sleep(2)
     assert seen == ["x", "x"]
-    assert len(theirs.topics["regroups-all-itself-repartition"].logs) == 5
+    (repartition,) = [name for name in theirs.topics if name.endswith("-itself-repartition")]
+    assert len(theirs.topics[repartition].logs) == 5
 
 
 async def test_missing_topics_are_all_named_once_and_hold_up_nobody_else(
@@ -215,7 +209,8 @@ async def test_a_topic_deleted_while_it_is_read_is_named_waited_for_and_read_fro
         assert all(node.restarts == 0 for node in running.tree().walk())
     (line,) = [record.getMessage() for record in caplog.records if "waits for the broker" in record.getMessage()]
     assert "no topic 'goes'" in line
-    assert theirs.group("deleted").committed == {TP("stays", 0): 60, TP("goes", 0): 1}
+    committed = {tp: offset for tp, offset in theirs.group("deleted").committed.items() if offset}
+    assert committed == {TP("stays", 0): 60, TP("goes", 0): 1}
 
 
 async def test_a_topic_deleted_and_made_anew_at_once_is_read_from_its_start(theirs: MemoryBroker) -> None:
