@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -69,8 +69,10 @@ class CombinedSubscription(Subscription):
     def _detach(self, leave: bool) -> None:
         for part in self.parts:
             part.combinations.pop(self.parts, None)
+        own = [inbox for part in self.parts for inbox in part.inboxes]
+        read_on = self.run.conductor.topics_read(apart_from=own) if leave else frozenset()
         for cursor in self._cursors:
-            cursor.close(release=leave)
+            cursor.close(release=read_on)
             if leave:
                 self.run.conductor.unwatch(cursor)
 
@@ -153,8 +155,8 @@ class CombinedCursor(Cursor):
         for part in self._parts:
             part.resume()
 
-    def close(self, *, release: bool) -> None:
+    def close(self, *, release: Container[str]) -> None:
         """The parts are closed by their own subscriptions; what it has in hand of them goes with it."""
         self.stopping = True
-        self.abandon_all()
+        self.abandon_all(release)
         self.redeliver.clear()

@@ -8,8 +8,7 @@ whose subscribers have no room are left out of the next fetch, and paused at the
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from math import inf
+from collections.abc import Collection, Mapping
 
 import trio
 
@@ -17,15 +16,18 @@ from ..supervision import trap_stop
 from .committer import Committer, Ownership
 from .counters import Counters, PartitionStatistics
 from .cursor import Cursor
+from .draining import Drain
 from .errors import MemberReplaced, TransportError, UnknownTopic
 from .inbox import BatchInbox
 from .ledger import PartitionLedger
 from .message import TP, some_names
 from .options import MessagingOptions
 from .producer import Producer
+from .readers import Interest, Item, Readers
 from .retry import Retry
+from .subscribing import Subscriber
 from .tracker import PartitionTracker
-from .transport import Assignment, Batch, Consumer, ConsumerOptions, Transport
+from .transport import Assignment, Batch, Consumer, ConsumerOptions, OffsetReset, Transport
 
 __all__ = ["Conductor"]
 
@@ -58,21 +60,19 @@ class Conductor:
             offset_reset=options.consumer_auto_offset_reset,
             session_timeout=options.broker_session_timeout,
             rebalance_timeout=options.broker_rebalance_timeout,
+            on_reset=self._on_reset,
         )
-        self._readers: dict[str, list[BatchInbox]] = {}  # the lists stay, since trackers share them
-        self._leaving: set[str] = set()
-        self._cursors: dict[Cursor, None] = {}  # in order
+        self._readers = Readers()
+        self._subscriber = Subscriber(transport, options)
+        self._drain = Drain(options.stream_drain_timeout)
         self._owned = Ownership()
         self._turn = 0
-        self._subscribed: frozenset[str] = frozenset()
         self._changed = trio.Event()
         self._assigned = trio.Event()
         self._begun = False
         self._stopping = False
         self._replaced: MemberReplaced | None = None
         self._ended = trio.Event()
-        self._missing = Retry("subscribing", options, log, patient_with=(UnknownTopic,))
-        self._look_again = -inf  # when a topic that is missing is looked for again
         self.commits = Committer(self._owned, options, counters, on_tick=self._tick)
 
     # -- subscriptions -------------------------------------------------------------------------------------
@@ -85,17 +85,14 @@ class Conductor:
         self._begun = True
         self._announce()
 
-    @property
-    def _wanted(self) -> frozenset[str]:
-        return frozenset(topic for topic, inboxes in self._readers.items() if inboxes)
-
-    def add(self, topic: str, inbox: BatchInbox) -> None:
-        """Give every message of a topic to this inbox too, from what is fetched next."""
-        self._readers.setdefault(topic, []).append(inbox)
+    def add(self, interest: Interest, inbox: BatchInbox) -> None:
+        """Give every message of these topics to this inbox too, from what is fetched next."""
+        self._readers.add(interest, inbox)
         self._announce()
 
-    def _announce(self) -> None:
+    def _announce(self, leaving: frozenset[Item] = frozenset()) -> None:
         """The subscriptions have changed."""
+        self._subscriber.want(self._readers.items, leaving=leaving)
         before, self._assigned = self._assigned, trio.Event()
         before.set()
         if self._begun:
@@ -104,38 +101,44 @@ class Conductor:
 
     def watch(self, cursor: Cursor) -> None:
         """Wait for this cursor's event in hand when its partition is revoked."""
-        self._cursors[cursor] = None
+        cursor.on_drain = self._begin_stop
+        cursor.may_catch_up = self._drain.may_catch_up
+        self._drain.watch(cursor)
 
     def unwatch(self, cursor: Cursor) -> None:
-        self._cursors.pop(cursor, None)
+        self._drain.unwatch(cursor)
 
-    def remove(self, topic: str, inbox: BatchInbox, *, leave: bool) -> bool:
+    def _begin_stop(self) -> None:
+        self._drain.begin_stop(self._owned.trackers)
+
+    def remove(self, inbox: BatchInbox, *, leave: bool) -> frozenset[str]:
         """Close an inbox; what it holds stays unacknowledged, and its log still has it.
 
-        Returns whether others go on reading, so that what this reader still has is to be released.
+        Returns the topics that others go on reading, so that what this reader still has of them is to be released.
 
         Args:
             leave: the reader goes and the run goes on. Other readers' offsets do not wait for what this one
-                had not read; without other readers the topic's partitions are given up.
+                had not read; a topic without other readers is given up.
         """
         waiting = inbox.close()
-        readers = self._readers.get(topic, [])
-        if inbox not in readers:
-            return False
-        if not leave:  # it stays listed, without room: nothing may pass a reader that comes back with the next run
-            return False
-        readers.remove(inbox)
-        if readers:
-            for message in waiting:
+        if not leave or inbox not in self._readers:
+            # It stays listed, without room: nothing may pass a reader that comes back with the next run.
+            return frozenset()
+        unwanted, read_on = self._readers.remove(inbox)
+        for message in waiting:
+            if message.topic in read_on:
                 message.release()
-            return True
-        self._leaving.add(topic)
-        self._announce()
-        return False
+        if unwanted:
+            self._announce(unwanted)
+        return read_on
+
+    def topics_read(self, *, apart_from: Collection[BatchInbox]) -> frozenset[str]:
+        """The topics that others than these read."""
+        return self._readers.topics_read(apart_from=apart_from)
 
     async def wait_assigned(self) -> None:
-        """Wait until everything that was added has its assignment."""
-        while self._leaving or self._subscribed != self._wanted:
+        """Wait until everything that was added has its assignment; a topic that is missing is waited for."""
+        while not self._subscriber.settled:
             await self._assigned.wait()
 
     @property
@@ -160,7 +163,7 @@ class Conductor:
                 continue
             acknowledged = tracker.ledger.committable
             found[tp] = PartitionStatistics(
-                committed=tracker.committed, acknowledged=acknowledged, highwater=max(highwater, acknowledged)
+                committed=max(tracker.committed, 0), acknowledged=acknowledged, highwater=max(highwater, acknowledged)
             )
         return found
 
@@ -191,7 +194,7 @@ class Conductor:
         raise MemberReplaced(str(self._replaced)) from None  # where it was noticed says nothing
 
     async def _read(self) -> None:
-        self._subscribed = frozenset()
+        self._subscriber.begin_anew()
         self.commits.refused = None
         retry = Retry("fetching", self._options, log, patient_with=(UnknownTopic,))
         try:
@@ -212,42 +215,15 @@ class Conductor:
         refused = self.commits.refused if self._owned.trackers else None
         if refused is not None and trio.current_time() - refused[0] >= self._options.broker_session_timeout:
             raise refused[1]  # no rebalance came of it: the supervisor has us join anew
-        if trio.current_time() >= self._look_again:
-            await self._try_subscribe(consumer)
+        if trio.current_time() >= self._subscriber.look_at:
+            await self._subscriber.settle(consumer)
+            if self._subscriber.settled:
+                self._assigned.set()
         batches: list[Batch] = []
-        with trio.move_on_at(self._look_again if self._look_again > trio.current_time() else inf):
+        with trio.move_on_at(self._subscriber.look_at):
             batches = await consumer.fetch(self._room(consumer))
         for batch in batches:
             self._deliver(batch)
-
-    async def _try_subscribe(self, consumer: Consumer) -> None:
-        """Subscribe; what is subscribed already does not wait for a topic that is missing."""
-        try:
-            await self._subscribe(consumer)
-        except UnknownTopic as error:
-            if not self._subscribed:
-                raise
-            self._look_again = trio.current_time() + self._missing.delay(error)
-        else:
-            self._missing.clear()
-
-    async def _subscribe(self, consumer: Consumer) -> None:
-        """Bring the subscription up to date. A topic that lost its last reader is given up first, even if it has one again.
-
-        So what the reader before had fetched and not acknowledged comes to the new one.
-        """
-        leaving = self._leaving & self._subscribed
-        if leaving:
-            remaining = self._subscribed - leaving
-            await consumer.subscribe(remaining)
-            self._subscribed = remaining
-        self._leaving -= leaving
-        self._leaving &= self._subscribed
-        wanted = self._wanted
-        if wanted != self._subscribed:
-            await consumer.subscribe(wanted)
-            self._subscribed = wanted
-        self._assigned.set()
 
     def _room(self, consumer: Consumer) -> dict[TP, int]:
         """What may be fetched now, per partition; long stalls are paused at the broker, and resumed."""
@@ -306,6 +282,9 @@ class Conductor:
         tracker = self._owned.trackers.get(batch.tp)
         if tracker is None or tracker.live != batch.generation:
             return
+        first = batch.messages[0].offset
+        if first < tracker.ledger.newest:  # a transport that does not tell of it: the topic was made anew
+            tracker = self._begin_anew(tracker, first)
         self._counters.messages_received += len(batch.messages)
         tracker.deliver(batch.messages, batch.next_offset)
 
@@ -326,22 +305,84 @@ class Conductor:
         if consumer is None:
             return
         self._counters.rebalances += 1
+        late = await self._begin_late(consumer, assignment)
         self._owned.generation = assignment.generation
         self._owned.trackers = {
-            tp: PartitionTracker(
-                tp,
-                PartitionLedger(assignment.generation, consumer.position(tp)),
-                self._readers.setdefault(tp.topic, []),
-                max_span=self._options.stream_max_span,
-                counters=self._counters,
-                on_acked=self.commits.acked,
-                on_room=self.wake,
-            )
-            for tp in sorted(assignment.partitions)
+            tp: self._tracker(tp, assignment.generation, consumer.position(tp)) for tp in sorted(assignment.partitions)
         }
+        for tp in late:
+            self._owned.trackers[tp].committed -= 1  # so that the next commit says where it begins
         self.commits.assigned()
+        self._subscriber.assigned(assignment.partitions)
         log.info("generation %d: %d partitions assigned", assignment.generation, len(self._owned.trackers))
         self.wake()
+
+    def _tracker(self, tp: TP, generation: int, position: int) -> PartitionTracker:
+        return PartitionTracker(
+            tp,
+            PartitionLedger(generation, position),
+            self._readers.readers_of(tp.topic),
+            max_span=self._options.stream_max_span,
+            counters=self._counters,
+            on_acked=self.commits.acked,
+            on_room=self.wake,
+        )
+
+    async def _begin_late(self, consumer: Consumer, assignment: Assignment) -> frozenset[TP]:
+        """With "latest": partitions where the group begins only now, so that where it begins is to be committed.
+
+        Else what comes until the next rebalance would be passed over then. A topic that we waited for is read from its
+        start: all that is in it came since.
+        """
+        if self._options.consumer_auto_offset_reset != "latest":
+            return frozenset()
+        try:
+            committed = await consumer.committed(assignment.partitions)
+        except TransportError as error:
+            log.warning("where group %s begins is not known: %s", self._consumer_options.group, error)
+            return frozenset()
+        late = frozenset(tp for tp, offset in committed.items() if offset is None)
+        for tp in late:
+            if tp.topic in self._subscriber.waited_for:
+                await consumer.seek(tp, 0)
+        return late
+
+    def _on_reset(self, reset: OffsetReset) -> None:
+        """What was to be read next is not in the log: say so, count what is gone, go on where the transport goes on."""
+        tracker = self._owned.trackers.get(reset.tp)
+        if tracker is None or tracker.live < 0:
+            return
+        policy = f"consumer_auto_offset_reset={self._options.consumer_auto_offset_reset}"
+        if reset.gone:
+            self._counters.messages_gone += reset.gone
+            log.warning(
+                "%s: %d messages from %d on are gone, deleted by the broker before they were read; going on at %d (%s)",
+                reset.tp,
+                reset.gone,
+                reset.wanted,
+                reset.position,
+                policy,
+            )
+            if reset.position > tracker.ledger.newest:
+                tracker.ledger.deliver_offsets((), reset.position)
+        else:
+            log.warning(
+                "%s ends before %d, which was to be read next: it was made anew, or its log was cut off; going on at %d (%s)",
+                reset.tp,
+                reset.wanted,
+                reset.position,
+                policy,
+            )
+            self._begin_anew(tracker, reset.position)
+
+    def _begin_anew(self, tracker: PartitionTracker, position: int) -> PartitionTracker:
+        """The log of a partition is another one: what was read of the old one is void."""
+        fresh = self._tracker(tracker.tp, tracker.live, position)
+        fresh.committed = position - 1  # so that the next commit puts it right
+        fresh.paused = tracker.paused
+        tracker.close()
+        self._owned.trackers[tracker.tp] = fresh
+        return fresh
 
     async def on_revoked(self, revoked: frozenset[TP], *, lost: bool) -> None:
         """Let go: stop delivery, wait for what is in hand, flush, commit. When lost, only discard."""
@@ -352,33 +393,16 @@ class Conductor:
             if lost:
                 log.warning("lost %s: other workers own them now; what is in hand is discarded", some_names(trackers))
                 self.commits.lost()
-                self._interrupt(revoked)
+                self._drain.interrupt(revoked)
             elif trackers:
                 if not self._stopping:  # at shutdown the agents have stopped before us
-                    await self._drain(revoked)
+                    await self._drain.wait(trackers)
                 with trio.move_on_after(self._options.producer_flush_timeout):
                     await self._producer.flush()
                 await self.commits.commit_and_stop(trackers)
         finally:
             for tp in trackers:
                 self._owned.trackers.pop(tp, None)
-
-    async def _drain(self, revoked: frozenset[TP]) -> None:
-        with trio.move_on_after(self._options.stream_drain_timeout):
-            for cursor in list(self._cursors):
-                while cursor.holds(revoked):
-                    if cursor.idle is None:
-                        cursor.idle = trio.Event()
-                    await cursor.idle.wait()
-        self._interrupt(revoked)
-
-    def _interrupt(self, revoked: frozenset[TP]) -> None:
-        """Cancel those who still work on what is no longer ours; their event is processed by the next owner."""
-        for cursor in list(self._cursors):
-            if cursor.holds(revoked) and cursor.interrupt is not None and cursor.event is not None:
-                message = cursor.event.message
-                log.warning("cancelled the processing of %s@%d: its partition was revoked", message.tp, message.offset)
-                cursor.interrupt()
 
     def _tick(self) -> None:
         """By the commit interval: look again at what is full but not paused yet, and at a refusal without a rebalance."""
@@ -388,4 +412,5 @@ class Conductor:
 
     def __repr__(self) -> str:
         owned = self._owned
-        return f"<Conductor generation={owned.generation} topics={sorted(self._subscribed)} partitions={len(owned.trackers)}>"
+        topics = sorted(str(getattr(item, "pattern", item)) for item in self._subscriber.subscribed)
+        return f"<Conductor generation={owned.generation} topics={topics} partitions={len(owned.trackers)}>"

@@ -37,10 +37,12 @@ class Statistics:
     """The counts of a run at one moment, in messages unless said otherwise.
 
     Attributes:
+        messages_gone: offsets that were passed over, since the broker had deleted them before they were read.
         partitions: what the run reads now.
     """
 
     messages_received: int = 0
+    messages_gone: int = 0
     messages_acked: int = 0
     messages_sent: int = 0
     messages_delivered: int = 0
@@ -67,6 +69,7 @@ class Counters:
     """The live counts; hot code adds to its attributes."""
 
     messages_received: int = 0
+    messages_gone: int = 0
     messages_acked: int = 0
     messages_sent: int = 0
     messages_delivered: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -68,6 +68,8 @@ class Cursor(ABC):
         prepare: called with each new event that has headers, before the stream sees it (agents hang requests on it).
         interrupt: called at a rebalance when the event in hand took longer than allowed; cancels the stream's user.
         stopping: its user was asked to stop: nothing new is taken.
+        on_drain: called when it is asked to stop with the run.
+        may_catch_up: whether it may then go on with what other readers of its topic have taken.
     """
 
     __slots__ = (
@@ -79,6 +81,8 @@ class Cursor(ABC):
         "held",
         "idle",
         "interrupt",
+        "may_catch_up",
+        "on_drain",
         "on_wake",
         "one_by_one",
         "prepare",
@@ -99,6 +103,8 @@ class Cursor(ABC):
         self.prepare: Callable[[Event[Any]], None] | None = None
         self.interrupt: Callable[[], None] | None = None
         self.idle: trio.Event | None = None
+        self.on_drain: Callable[[], None] | None = None
+        self.may_catch_up: Callable[[], bool] | None = None
         self.stopping = False
         self.on_wake: Callable[[], None] | None = None
         self._waiting: trio.CancelScope | None = None
@@ -126,8 +132,8 @@ class Cursor(ABC):
         """Wait for something from the inbox and keep it for `take_nowait`."""
 
     @abstractmethod
-    def close(self, *, release: bool) -> None:
-        """Its reader goes for good. With `release` others no longer wait for what it had not finished."""
+    def close(self, *, release: Container[str]) -> None:
+        """Its reader goes for good. Of the topics in `release`, others no longer wait for what it had not finished."""
 
     async def wait(self) -> None:
         """Wait until `take_nowait` may have something.
@@ -218,6 +224,10 @@ class Cursor(ABC):
         self.give_again([event.repeat()])
         self.let_go()
 
+    def behind(self) -> bool:
+        """Whether it waits for messages that it may still take though their partition is given up."""
+        return False
+
     def give_again(self, events: Sequence[Event[Any]]) -> None:
         """Have these delivered first, in this order."""
         self.redeliver.extendleft(reversed(events))
@@ -228,13 +238,12 @@ class Cursor(ABC):
             self.give_again(self.gathered.events)
             self.gathered = None
 
-    def abandon_all(self) -> None:
-        """Its reader goes for good: others no longer wait for what it has taken."""
+    def abandon_all(self, topics: Container[str]) -> None:
+        """Its reader goes for good: others no longer wait for what it has taken of these topics."""
         self.ungather()
-        if self.event is not None and self.acks:
-            self.event.abandon()
-        for event in self.redeliver:
-            if isinstance(event, Event):
+        taken = [*self.redeliver] if self.event is None or not self.acks else [*self.event.parts, *self.redeliver]
+        for event in taken:
+            if isinstance(event, Event) and event.message.topic in topics:
                 event.abandon()
 
     def holds(self, partitions: frozenset[TP]) -> bool:
@@ -292,7 +301,7 @@ class EventCursor(Cursor):
         self._draining = drain
         super().stop(drain=drain)
 
-    def close(self, *, release: bool) -> None:
+    def close(self, *, release: Container[str]) -> None:
         self.stopping = True
         self.redeliver.clear()
 
@@ -300,19 +309,65 @@ class EventCursor(Cursor):
 class BatchCursor(Cursor):
     """A place in an inbox of batches, and the decoding of what it takes."""
 
-    __slots__ = ("_batch", "_decode_key", "_decode_value", "_inbox", "_index", "_length")
+    __slots__ = ("_batch", "_decode_key", "_decode_value", "_draining", "_index", "_length", "inbox")
 
     def __init__(self, inbox: BatchInbox, decode_key: Decoder, decode_value: Decoder) -> None:
         super().__init__()
-        self._inbox: Final = inbox
+        self.inbox: Final = inbox
+        self._draining = False
         self._decode_key = decode_key
         self._decode_value = decode_value
         self._batch: Sequence[Message] = ()
         self._index = 0
         self._length = 0
 
-    def take_nowait(self) -> Event[Any] | BadMessage | Thrown | None:
+    @property
+    def rest(self) -> Sequence[Message]:
+        """What it has taken from its inbox and not given to its stream yet."""
+        return self._batch[self._index :]
+
+    def stop(self, *, drain: bool) -> None:
+        self._draining = drain
+        if drain and self.on_drain is not None:
+            self.on_drain()
+        super().stop(drain=drain)
+
+    def resume(self) -> None:
+        self._draining = False
+        super().resume()
+
+    def behind(self) -> bool:
         if self.stopping:
+            return False
+        again = [*self.redeliver, *(self.gathered.events if self.gathered is not None else ())]
+        if any(map(_due, self.rest)) or any(isinstance(event, Thrown) or _due(event.message) for event in again):
+            return True
+        return any(_due(message) for batch in self.inbox.peek() for message in batch)
+
+    def _catch_up(self) -> bool:
+        """Go on to the next message that another reader has taken, past those that nobody has. Returns whether there is one.
+
+        The inbox is not told of what was passed over: it shall not ask for more.
+        """
+        if not self._draining or self.may_catch_up is None or not self.may_catch_up():
+            return False
+        while self.redeliver:
+            event = self.redeliver[0]
+            if isinstance(event, Thrown) or (not event.acked and _due(event.message)):
+                return True
+            self.redeliver.popleft()
+        while True:
+            while self._index < self._length:
+                if _due(self._batch[self._index]):
+                    return True
+                self._index += 1
+            batch = self.inbox.take_nowait()
+            if batch is None:
+                return False
+            self._start(batch)
+
+    def take_nowait(self) -> Event[Any] | BadMessage | Thrown | None:
+        if self.stopping and not self._catch_up():
             return None
         if self.redeliver and (again := self._redelivery()) is not None:
             return again
@@ -327,8 +382,8 @@ class BatchCursor(Cursor):
             message = self._batch[index]
             index += 1
             tracker = message.tracker
-            if tracker is not None and tracker.live != message.generation:  # `_stale`, without a call
-                continue
+            if tracker is not None and tracker.live != message.generation and message.offset >= tracker.until:
+                continue  # `_stale`, without a call
             self._index = index
             key = message.key
             part = "value"
@@ -350,9 +405,9 @@ class BatchCursor(Cursor):
 
     def _next_batch(self) -> Sequence[Message] | None:
         if self._length:
-            self._inbox.used(self._length)
+            self.inbox.used(self._length)
             self._batch, self._index, self._length = (), 0, 0
-        return self._inbox.take_nowait()
+        return self.inbox.take_nowait()
 
     def _start(self, batch: Sequence[Message]) -> None:
         self._batch = batch
@@ -360,13 +415,13 @@ class BatchCursor(Cursor):
         self._index = 0
 
     async def _take(self) -> None:
-        self._start(await self._inbox.take())
+        self._start(await self.inbox.take())
 
-    def close(self, *, release: bool) -> None:
+    def close(self, *, release: Container[str]) -> None:
         self.stopping = True
-        if release:
-            self.abandon_all()
-            for message in self._batch[self._index :]:
+        self.abandon_all(release)
+        for message in self.rest:
+            if message.topic in release:
                 message.release()
         self._index = self._length
         self.redeliver.clear()
@@ -375,4 +430,10 @@ class BatchCursor(Cursor):
 def is_stale(message: Message) -> bool:
     """Whether its partition was given up since it was fetched; then it belongs to somebody else."""
     tracker = message.tracker
-    return tracker is not None and tracker.live != message.generation
+    return tracker is not None and tracker.live != message.generation and message.offset >= tracker.until
+
+
+def _due(message: Message) -> bool:
+    """Whether it is still to be processed by the slower readers while its partition is given up."""
+    tracker = message.tracker
+    return tracker is not None and message.offset < tracker.until

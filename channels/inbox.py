@@ -61,6 +61,20 @@ class BatchInbox:
         else:
             self._send.send_nowait(messages)
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def peek(self) -> list[Sequence[Message]]:
+        """What waits, left where it is."""
+        waiting: list[Sequence[Message]] = []
+        if not self._closed:
+            while (batch := self.take_nowait()) is not None:
+                waiting.append(batch)
+            for batch in waiting:
+                self._send.send_nowait(batch)
+        return waiting
+
     def take_nowait(self) -> Sequence[Message] | None:
         """The next batch, or None when there is none now."""
         try:

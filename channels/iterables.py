@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Container, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ class _Reader(Subscription):
 
     def _detach(self, leave: bool) -> None:
         for cursor in self._cursors:
-            cursor.close(release=leave)
+            cursor.close(release=())
 
 
 class _IterableCursor(Cursor):
@@ -85,7 +85,7 @@ class _IterableCursor(Cursor):
         if not self.redeliver:
             raise trio.EndOfChannel
 
-    def close(self, *, release: bool) -> None:
+    def close(self, *, release: Container[str]) -> None:
         self.stopping = True
         self.redeliver.clear()
 

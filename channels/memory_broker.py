@@ -292,8 +292,12 @@ class MemoryBroker:
         return f"{client_id}-{self._members_made:06d}"
 
     def commit(self, group: str, offsets: Mapping[TP, int]) -> None:
-        """Store what a group has committed, ownership being checked, and trim what nobody needs."""
-        self.group(group).committed.update(offsets)
+        """Store what a group has committed, ownership being checked, and trim what nobody needs.
+
+        Of a topic that was deleted meanwhile nothing is kept: one that is made anew has other messages.
+        """
+        there = {tp: offset for tp, offset in offsets.items() if tp.topic in self.topics}
+        self.group(group).committed.update(there)
         if self.keep == "all":
             return
         for tp in offsets:

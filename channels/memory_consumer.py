@@ -12,7 +12,7 @@ from .memory_broker import MemoryBroker
 from .memory_group import Member, MemoryGroup, Subscription
 from .memory_log import PartitionLog
 from .message import TP
-from .transport import Assignment, Batch, Consumer, ConsumerOptions, RebalanceListener
+from .transport import Assignment, Batch, Consumer, ConsumerOptions, OffsetReset, RebalanceListener
 
 __all__ = ["MemoryConsumer"]
 
@@ -222,7 +222,10 @@ class MemoryConsumer(Consumer):
                 continue
             log = self._logs[tp]
             if not log.start <= position <= log.end:
-                position = positions[tp] = self._reset_offset(log)
+                wanted, position = position, self._reset_offset(log)
+                positions[tp] = position
+                if self.options.on_reset is not None:
+                    self.options.on_reset(OffsetReset(tp, wanted, position))
             if position == log.end:
                 continue
             messages, position = log.read(position, most, generation)

@@ -75,9 +75,11 @@ class Tracker(Protocol):
 
     Attributes:
         live: the generation whose messages are still to be processed; -1 from revocation on.
+        until: messages below this offset are still processed then, since another reader has taken them; -1: none.
     """
 
     live: int
+    until: int
 
     def done(self, message: Message) -> None: ...
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -16,6 +18,7 @@ from .cursor import BadMessage, BatchCursor, Cursor, EventCursor
 from .dead_letters import settle_undecodable
 from .errors import UnknownTopic
 from .inbox import BatchInbox, EventInbox
+from .readers import Interest
 from .retry import Retry
 from .runs import Run
 
@@ -108,6 +111,11 @@ class Subscription(ABC):
         """How many partitions what it reads has."""
         return self.run.options.topic_partitions
 
+    @property
+    def inboxes(self) -> Sequence[BatchInbox]:
+        """The conductor's inboxes that it reads."""
+        return ()
+
     def close(self, *, leave: bool = False) -> None:
         """End its streams after the event in hand, the derived ones too.
 
@@ -170,18 +178,30 @@ class TopicSubscription(Subscription):
     def __init__(self, run: Run, channel: Topic[Any], name: str, *, shared: bool = False) -> None:
         super().__init__(run, channel, name, shared=shared)
         self._inbox = BatchInbox(name, channel.bound(run), shared=shared, on_room=run.conductor.wake)
+        self._interest = interest_in(channel)
         self._attached = False
 
     async def _begin(self) -> None:
         await self.channel.prepare(self.run)
         if not self._attached:  # a start that was cancelled is made again
             self._attached = True
-            self.run.conductor.add(self.channel.name, self._inbox)
+            self.run.conductor.add(self._interest, self._inbox)
+
+    @property
+    def inboxes(self) -> Sequence[BatchInbox]:
+        return (self._inbox,)
 
     async def partition_count(self) -> int:
-        run = self.run
-        retry = Retry(f"looking at topic {self.channel.name}", run.options, log, patient_with=(UnknownTopic,))
-        return await retry.until_done(lambda: run.transport.partition_count(self.channel.name))
+        """Of several topics, the largest number; of a pattern alone, that of a topic made without one, if there is none."""
+        run, interest = self.run, self._interest
+        topics = sorted(interest.topics)
+        if interest.pattern is not None:
+            topics += [topic for topic in await run.transport.list_topics() if interest.pattern.fullmatch(topic)]
+        counts: list[int] = []
+        for topic in topics:
+            retry = Retry(f"looking at topic {topic}", run.options, log, patient_with=(UnknownTopic,))
+            counts.append(await retry.until_done(partial(run.transport.partition_count, topic)))
+        return max(counts, default=run.options.topic_partitions)
 
     def _make_cursor(self, hand: Hand) -> Cursor:
         serdes = self.channel.serdes(self.run)
@@ -191,8 +211,13 @@ class TopicSubscription(Subscription):
 
     def _detach(self, leave: bool) -> None:
         conductor = self.run.conductor
-        others = conductor.remove(self.channel.name, self._inbox, leave=leave)
+        others = conductor.remove(self._inbox, leave=leave)
         for cursor in self._cursors:
             cursor.close(release=others)
             if leave:
                 conductor.unwatch(cursor)
+
+
+def interest_in(topic: Topic[Any]) -> Interest:
+    """What a reader of this topic reads: its names, or what matches its pattern."""
+    return Interest(frozenset(topic.topics), topic.pattern)

@@ -37,14 +37,14 @@ class Taken(Event[list[Any]]):
     Its message stands for its own hold on the messages of all: it is given up when all outputs are delivered.
     """
 
-    __slots__ = ("events", "live")
+    __slots__ = ("events", "live", "until")
 
     def __init__(self, events: list[Event[Any]], cursor: Cursor) -> None:
         first = events[0].message
         message = Message(first.topic, first.partition, first.offset, first.timestamp, 0, (), None, None, 0)
         super().__init__(None, [], (), message, cursor)
         self.events = events
-        self.live = 0  # it is its own message's tracker
+        self.live, self.until = 0, -1  # it is its own message's tracker
         message.tracker = self
         message.refcount = 1
         for event in events:

@@ -18,6 +18,7 @@ class PartitionTracker:
     Attributes:
         began: the offset that was started from.
         committed: the offset that was last committed, or started from.
+        until: while partitions are given up, readers that are behind may still take messages below this offset.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class PartitionTracker:
         "live",
         "paused",
         "tp",
+        "until",
     )
 
     def __init__(
@@ -51,6 +53,7 @@ class PartitionTracker:
         self.ledger = ledger
         self.inboxes = inboxes
         self.live = ledger.generation
+        self.until = -1
         self.began = self.committed = ledger.committable
         self.blocked_since: float | None = None
         self.paused = False

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import entry_points
 from re import Pattern
@@ -28,6 +28,7 @@ __all__ = [
     "Batch",
     "Consumer",
     "ConsumerOptions",
+    "OffsetReset",
     "ProduceResult",
     "RebalanceListener",
     "TopicDescription",
@@ -56,6 +57,25 @@ class TransportOptions:
     shutdown_timeout: float = 10.0
 
 
+@attrs.frozen
+class OffsetReset:
+    """Reading could not go on where it should, and goes on elsewhere, by the member's `offset_reset`.
+
+    Attributes:
+        wanted: the offset that was to be read next.
+        position: the one that is read next.
+    """
+
+    tp: TP
+    wanted: int
+    position: int
+
+    @property
+    def gone(self) -> int:
+        """Offsets that are passed over: those below the log's start, and with "latest" all up to its end."""
+        return max(0, self.position - self.wanted)
+
+
 @attrs.frozen(kw_only=True)
 class ConsumerOptions:
     """How a member joins its group.
@@ -63,7 +83,9 @@ class ConsumerOptions:
     Attributes:
         group: the consumer group; members of one group share the partitions.
         instance_id: static membership: the same id after a restart gets the same partitions back.
-        offset_reset: where to start in a partition for which the group has committed nothing.
+        offset_reset: where to start in a partition for which the group has committed nothing, and where to go on when the
+            offset that is next is not in the log any more, or not yet.
+        on_reset: called, in a `fetch`, with each such case of an owned partition, before messages from there are given out.
         session_timeout: seconds without a heartbeat after which the broker gives the partitions away.
         rebalance_timeout: seconds that `on_revoked` may take before the member counts as gone.
     """
@@ -71,6 +93,7 @@ class ConsumerOptions:
     group: str
     instance_id: str | None = None
     offset_reset: Literal["earliest", "latest"] = "earliest"
+    on_reset: Callable[[OffsetReset], object] | None = None
     session_timeout: float = 10.0
     rebalance_timeout: float = 60.0
 

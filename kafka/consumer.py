@@ -18,7 +18,8 @@ from aiokafka import AIOKafkaConsumer
 
 from ..channels.errors import BrokerUnavailable, CommitRefused, TransportError
 from ..channels.message import TP
-from ..channels.transport import Assignment, Batch, Consumer, ConsumerOptions, RebalanceListener
+from ..channels.readers import one_pattern
+from ..channels.transport import Assignment, Batch, Consumer, ConsumerOptions, OffsetReset, RebalanceListener
 from .bridge import Bridge
 from .damage import Damage
 from .errors import CALL_FAILURES, DAMAGED, translated, unknown_topic
@@ -32,6 +33,7 @@ __all__ = ["KafkaConsumer"]
 
 log = logging.getLogger("famulus.kafka")
 
+_INTERNAL = frozenset({"__consumer_offsets", "__transaction_state", "__share_group_state"})  # no pattern means these
 _POLL = 0.5  # seconds between two looks for a broker that is away
 _LOOK = 1.0  # seconds between two looks at the connection while nothing comes
 
@@ -88,12 +90,14 @@ class KafkaConsumer(Consumer):
         self._check_open()
         wanted = (frozenset(topics), pattern)
         if wanted != self._wanted:
-            await self._check_topics(wanted[0])
-            before = self.inside.subscription
-            self._wanted = wanted
-            self._replaced = before
+            there = await self._check_topics(wanted[0])
             regex = None if pattern is None else whole_names(pattern, wanted[0])
-            await self._bridge.call(self._apply, wanted[0], regex)
+            found = wanted[0]
+            if regex is not None:
+                found |= {topic for topic in there - _INTERNAL if regex.match(topic)}
+            self._wanted = wanted
+            self._replaced = self.inside.subscription
+            await self._bridge.call(self._apply, found, regex)
         while not self.membership.granted(self.inside.subscription, not_before=self._replaced):
             self._check_open()
             self._check_errors("subscribing")
@@ -102,18 +106,20 @@ class KafkaConsumer(Consumer):
     async def _apply(self, topics: frozenset[str], regex: Pattern[str] | None) -> None:
         self.inside.subscribe(topics, regex, self.membership.listener)
 
-    async def _check_topics(self, topics: frozenset[str]) -> None:
+    async def _check_topics(self, topics: frozenset[str]) -> frozenset[str]:
         """Subscribing to a missing topic, or asking for it, may create it with one partition: so list them first."""
         while True:
             try:
-                missing = topics.difference(await self._list_topics())
+                there = frozenset(await self._list_topics())
             except BrokerUnavailable:
                 self._check_open()
                 await trio.sleep(_POLL)
             else:
                 break
+        missing = topics - there
         if missing:
             raise unknown_topic(min(missing), self._broker)
+        return there
 
     @property
     def assignment(self) -> Assignment:
@@ -139,6 +145,8 @@ class KafkaConsumer(Consumer):
         """What has been read ahead of these partitions. Positions move here and nowhere else, without a checkpoint."""
         batches: list[Batch] = []
         assignment = self.membership.assignment
+        if self.inside.resets:
+            self._report_resets(assignment)
         if self._damage:
             self._damage.keep(assignment.partitions)
         for tp, most in room.items():
@@ -161,6 +169,20 @@ class KafkaConsumer(Consumer):
                 batches.append(Batch(tp, assignment.generation, messages, self.position(tp), self.highwater(tp)))
         return batches
 
+    def _report_resets(self, assignment: Assignment) -> None:
+        """Tell of partitions that go on elsewhere, once it is known where."""
+        resets = self.inside.resets
+        for tp, wanted in list(resets.items()):
+            position = self.inside.position(tp)
+            if tp not in assignment.partitions or position == wanted:
+                del resets[tp]
+            elif position is not None:
+                del resets[tp]
+                self.membership.positions[tp] = position
+                self.membership.ends[tp] = position
+                if self.options.on_reset is not None:
+                    self.options.on_reset(OffsetReset(tp, wanted, position))
+
     async def _wait_for_news(self) -> None:
         """Wait until records have arrived, `wake` is called, or the client has an error to report."""
         if self._waiter is None or self._waiter.done():
@@ -172,7 +194,7 @@ class KafkaConsumer(Consumer):
             with trio.move_on_after(_LOOK):
                 await self._news.wait()
             self._report_connection()
-            if self._damage and self._damage.due:
+            if self.inside.resets or (self._damage and self._damage.due):
                 break
         # Woken because all is over: then the cancellation that comes with it says more than a closed consumer.
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -294,9 +316,6 @@ def whole_names(pattern: Pattern[str], topics: Collection[str]) -> Pattern[str]:
     >>> whole_names(re.compile("orders"), []).match("orders-eu") is None
     True
     """
-    flags = re.match(r"\(\?([aiLmsux]+)\)", pattern.pattern)  # global ones stand only at the start
-    inner = pattern.pattern[flags.end() :] if flags else pattern.pattern
-    names = "".join(f"|{re.escape(name)}" for name in sorted(topics))
-    return re.compile(
-        f"(?:(?:{inner}\n){names})\\Z" if pattern.flags & re.VERBOSE else f"(?:(?:{inner}){names})\\Z", pattern.flags
-    )
+    whole = one_pattern([pattern, *topics])
+    assert whole is not None, "there is a pattern"
+    return re.compile(f"(?:{whole.pattern})\\Z")

@@ -9,6 +9,9 @@ Written for aiokafka 0.14; `tests/kafka` fails where a release changes one of th
   seen to be accepted for a partition that the member no longer owned.
 - Committed offsets: since version 2 of the answer a group's error stands beside its partitions, where `aiokafka` does
   not look. While a coordinator is loading, it took the group for one that has committed nothing, and began anew.
+- Patterns: a subscription by pattern that matches what was subscribed to before is no new one to the client, so nothing
+  tells when it stands. We say at once which topics match.
+- Resets: where an offset is out of range the client goes on elsewhere, and tells nobody.
 - Damaged partitions: what a broker answers for one whose log it cannot read is logged by the client, without the
   partition's name, and asked again at once, 300 times a second.
 - Static membership: a member that the broker no longer knows joins anew, and so evicts the one that replaced it.
@@ -69,6 +72,8 @@ class ConsumerInside:
         self._commit_lock = asyncio.Lock()
         self._finding: asyncio.Task[None] | None = None
         self._left = False
+        self.resets: dict[TP, int] = {}
+        """Partitions whose next offset, this one, is out of the log's range; the client finds another."""
         self._coordinator._send_req = self._checked(self._coordinator._send_req)
         self._client.send = self._watched(self._client.send)
 
@@ -99,15 +104,27 @@ class ConsumerInside:
         if self._fetcher.error_future.done() and not self._left:
             self._fetcher.error_future.result()
 
+    def has(self, topic: str) -> bool:
+        """Whether the client's metadata have this topic."""
+        return self._client.cluster.partitions_for_topic(topic) is not None
+
     def subscribe(
-        self, topics: Collection[str], pattern: Pattern[str] | None, listener: ConsumerRebalanceListener
+        self,
+        topics: Collection[str],
+        pattern: Pattern[str] | None,
+        listener: ConsumerRebalanceListener,
     ) -> None:
-        """Replace the subscription; unlike the public method also by one of another kind, or by none."""
+        """Replace the subscription; unlike the public method also by one of another kind, or by none.
+
+        Args:
+            topics: with a pattern, those that match it now.
+        """
         state = self._subscription
         state._subscription_type = SubscriptionType.NONE
         state._subscribed_pattern = None
         if pattern is not None:
             self._consumer.subscribe(pattern=pattern, listener=listener)
+            state.subscribe_from_pattern(set(topics))
         elif topics:
             self._consumer.subscribe(topics=list(topics), listener=listener)
         else:
@@ -296,11 +313,18 @@ class ConsumerInside:
             if isinstance(request, FetchRequest):
                 for topic, partitions in response.topics:
                     for partition, code, *_ in partitions:
-                        if code != 0:
+                        if code == kafka_errors.OffsetOutOfRangeError.errno:
+                            self._note_reset(TP(topic, partition), request)
+                        elif code != 0:
                             self._note_damage(TP(topic, partition), by_code(code))
             return response
 
         return send_watched
+
+    def _note_reset(self, tp: TP, request: FetchRequest) -> None:
+        asked = {(topic, partition): offset for topic, each in request.topics for partition, offset, *_ in each}
+        if self.position(tp) == asked.get(tp):  # else it is an answer to what does not matter any more
+            self.resets[tp] = asked[tp]
 
     def _note_damage(self, tp: TP, error: type[Exception] | None) -> None:
         state, fetcher = self._state(tp), self._fetcher

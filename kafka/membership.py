@@ -18,7 +18,7 @@ import trio
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.structs import TopicPartition
 
-from ..channels.errors import MemberReplaced, TransportError
+from ..channels.errors import BrokerUnavailable, MemberReplaced, TransportError
 from ..channels.message import TP
 from ..channels.transport import Assignment, ConsumerOptions, RebalanceListener
 from .bridge import Crossing
@@ -29,6 +29,7 @@ __all__ = ["Membership"]
 
 log = logging.getLogger("famulus.kafka")
 
+_LOOK = 1.0  # seconds between two looks whether the topics are still there whose positions are looked up
 _AGAIN = 0.2  # seconds before the group is joined again when the positions could not be found
 
 
@@ -190,13 +191,33 @@ class Membership:
             # The generation is unset when the coordinator has thrown this member out.
             await self._crossing.ask(_Revoked(self._inside.generation < 0))
 
+    async def _look_up(self, partitions: Collection[TopicPartition]) -> tuple[list[int], dict[TopicPartition, int]]:
+        """Where to go on, and the ends of the logs.
+
+        Raises:
+            BrokerUnavailable: a topic was deleted meanwhile; the client would wait for its leader, and the group for us.
+        """
+
+        async def look_up() -> tuple[list[int], dict[TopicPartition, int]]:
+            positions = await asyncio.gather(*(self._client.position(tp) for tp in partitions))
+            return positions, await self._client.end_offsets(list(partitions)) if partitions else {}
+
+        looking = asyncio.ensure_future(look_up())
+        try:
+            while not (await asyncio.wait({looking}, timeout=_LOOK))[0]:
+                gone = sorted({tp.topic for tp in partitions if not self._inside.has(tp.topic)})
+                if gone:
+                    raise BrokerUnavailable(f"topic {gone[0]} was deleted")
+            return looking.result()
+        finally:
+            looking.cancel()
+
     async def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """A generation begins. Returns when the listener has."""
         generation, subscription = self._inside.generation, self._inside.subscription
         try:
-            positions = await asyncio.gather(*(self._client.position(tp) for tp in partitions))
-            ends = await self._client.end_offsets(list(partitions)) if partitions else {}
-        except CALL_FAILURES as error:
+            positions, ends = await self._look_up(partitions)
+        except (*CALL_FAILURES, BrokerUnavailable) as error:
             if is_passing(error):
                 log.debug("the positions of generation %d are not known: %r", generation, error)
                 await asyncio.sleep(_AGAIN)

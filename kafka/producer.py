@@ -210,7 +210,11 @@ class KafkaProducer:
             sent = self._sent.get(tp)
             if sent is not None:
                 await asyncio.wait({sent.outcome, write.outcome}, return_when=asyncio.FIRST_COMPLETED)
+            unknown = None if write.outcome.done() else await _unknown(client, tp)
             if write.outcome.done():  # the caller has given up
+                return
+            if unknown is not None:
+                write.settle(unknown)
                 return
             earlier = None if sent is None else sent.outcome.result()
             start = sent.index(write.records) if sent is not None and isinstance(earlier, ProduceResult) else None
@@ -259,6 +263,19 @@ class KafkaProducer:
             return ProduceError(f"writing to {tp}: {error!r}")
         by_broker = receipt.timestamp_type == 1
         return ProduceResult(receipt.offset, receipt.timestamp / 1000 if by_broker else None)
+
+
+async def _unknown(client: AIOKafkaProducer, tp: TP) -> TransportError | None:
+    """A partition that was added a moment ago is there, and the client may not know it yet; what it then says is final."""
+    try:
+        if tp.partition in await client.partitions_for(tp.topic):
+            return None
+        await client.client.force_metadata_update()
+        if tp.partition in await client.partitions_for(tp.topic):
+            return None
+    except CALL_FAILURES as error:
+        return translated(error, f"writing to {tp}")
+    return BrokerUnavailable(f"{tp}: the brokers do not all know this partition yet; it is tried again")
 
 
 def check_compression(name: str) -> None:

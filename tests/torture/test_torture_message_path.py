@@ -328,7 +328,7 @@ class Program:
             if buffered > options.producer_buffer_maxsize:
                 wrong.append(f"{run.producer!r}")
             most = options.stream_buffer_maxsize + 5  # a partition whose news are not known yet may add one each
-            for inboxes in run.conductor._readers.values():
+            for inboxes in run.conductor._readers.of.values():
                 wrong += [f"overfull: {inbox!r}" for inbox in inboxes if not 0 <= inbox.buffered <= most]
             for tp, tracker in run.conductor.partitions.items():
                 if tracker.ledger.span > options.stream_max_span + self.markers:  # they come on top
