@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["FAUST", "QUIX", "make_environment"]
+__all__ = ["FAUST", "QUIX", "RIVALS", "interpreters", "make_environment"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,6 +17,23 @@ FAUST = ("faust-streaming==0.15.3", "aiokafka==0.14.0", "mode-streaming==0.7.1",
 """With orjson, which it uses for JSON where it finds it."""
 
 QUIX = ("quixstreams==3.28.1", "confluent-kafka==2.12.2", "orjson==3.13.0", "rocksdict==0.3.29")
+
+RIVALS = ("faust", "quix", "raw")
+
+
+def interpreters(wanted: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+    """The interpreters of the programs that are wanted, and what cannot be had."""
+    found: dict[str, Path] = {"famulus": Path(sys.executable), "raw": Path(sys.executable)}
+    notes = []
+    for name, requirements in (("faust", FAUST), ("quix", QUIX)):
+        if name in wanted:
+            python = make_environment(*requirements)
+            if isinstance(python, str):
+                notes.append(python)
+            else:
+                found[name] = python
+                notes.append(f"{name}: {', '.join(requirements)}, on the same Python")
+    return {name: python for name, python in found.items() if name in ("famulus", *wanted)}, notes
 
 
 def make_environment(*requirements: str) -> Path | str:

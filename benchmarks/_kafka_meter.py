@@ -1,7 +1,8 @@
-"""What each program of `kafka_agents.py` measures of itself. It runs in every rival's environment: nothing but Python.
+"""What each program of `kafka_agents.py` and `streams.py` measures of itself. It runs in every rival's environment: nothing
+but Python.
 
-A program is started as ``python _kafka_X.py read|pipe HOST:PORT TOPIC OUTPUT GROUP MESSAGES``, processes that many
-messages, and prints one line of JSON.
+A program is started as ``python _kafka_X.py MODE HOST:PORT TOPIC OUTPUT GROUP MESSAGES``, with "read" or "pipe" for one,
+processes that many messages, and prints one line of JSON.
 """
 
 from __future__ import annotations

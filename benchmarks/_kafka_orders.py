@@ -13,7 +13,16 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-__all__ = ["PARTITIONS", "check_output", "create_topic", "delete_topic", "encoded", "total_cents", "write_orders"]
+__all__ = [
+    "PARTITIONS",
+    "check_output",
+    "check_regrouped",
+    "create_topic",
+    "delete_topic",
+    "encoded",
+    "total_cents",
+    "write_orders",
+]
 
 PARTITIONS = 4
 _PATIENCE = 60.0  # seconds that reading what was written may take
@@ -51,17 +60,17 @@ async def _admin(address: str) -> AsyncIterator[Any]:
         await admin.close()
 
 
-async def create_topic(address: str, name: str) -> None:
+async def create_topic(address: str, name: str, partitions: int = PARTITIONS) -> None:
     """Create a topic, and wait until the broker serves it: what comes earlier is answered late."""
     async with _admin(address) as admin:
-        created = await admin.create_topics([NewTopic(name, PARTITIONS, 1)])
+        created = await admin.create_topics([NewTopic(name, partitions, 1)])
         failed = [error for error in created.topic_errors if error[1]]
         if failed:
             raise RuntimeError(f"creating topic {name}: {failed}")
     consumer = AIOKafkaConsumer(bootstrap_servers=address, enable_auto_commit=False)
     await consumer.start()
     try:
-        await consumer.end_offsets([TopicPartition(name, partition) for partition in range(PARTITIONS)])
+        await consumer.end_offsets([TopicPartition(name, partition) for partition in range(partitions)])
     finally:
         await consumer.stop()
 
@@ -71,14 +80,14 @@ async def delete_topic(address: str, name: str) -> None:
         await admin.delete_topics([name])
 
 
-async def write_orders(address: str, topic: str, messages: int) -> None:
+async def write_orders(address: str, topic: str, messages: int, partitions: int = PARTITIONS) -> None:
     """Write the orders 0 to `messages` - 1, in turn to each partition."""
-    await create_topic(address, topic)
+    await create_topic(address, topic, partitions)
     producer = AIOKafkaProducer(bootstrap_servers=address)
     await producer.start()
     try:
         for number in range(messages):
-            await producer.send(topic, encoded(number), partition=number % PARTITIONS)
+            await producer.send(topic, encoded(number), partition=number % partitions)
         await producer.flush()
     finally:
         await producer.stop()
@@ -91,7 +100,9 @@ class _Found(NamedTuple):
     committed: int
 
 
-async def check_output(address: str, topic: str, output: str, group: str, messages: int) -> None:
+async def check_output(
+    address: str, topic: str, output: str, group: str, messages: int, *, raised: int = RAISE
+) -> None:
     """Check that `output` has each order once, with its cents raised, and that the group's offsets are past all of `topic`.
 
     Raises:
@@ -99,9 +110,37 @@ async def check_output(address: str, topic: str, output: str, group: str, messag
     """
     async with asyncio.timeout(_PATIENCE):
         found = await _look(address, topic, output, group)
-    expected = _Found(messages, messages, total_cents(messages) + RAISE * messages, messages)
+    expected = _Found(messages, messages, total_cents(messages) + raised * messages, messages)
     if found != expected:
         raise AssertionError(f"{group} left {found}, expected {expected}")
+
+
+async def check_regrouped(address: str, topic: str, group: str, messages: int) -> None:
+    """Check that the group's offsets are past all of `topic`, and that the topic between has each order under its account.
+
+    That topic is deleted. What a program has trimmed of it is not missed: it has counted what it got.
+
+    Raises:
+        AssertionError: something is not committed, or is where it does not belong.
+    """
+    async with asyncio.timeout(_PATIENCE):
+        committed = await _committed(address, topic, group)
+        if committed != messages:
+            raise AssertionError(f"{group} committed {committed} of the orders, expected {messages}")
+        for between in await _topics_between(address, group):
+            places: dict[bytes, int] = {}
+            async for message in _read_all(address, between):
+                account = orjson.loads(message.value)["account"].encode()
+                key = message.key.strip(b'"') if message.key else b""
+                place = places.setdefault(account, message.partition)
+                if (key, message.partition) != (account, place):
+                    raise AssertionError(f"{between}: {account!r} has key {key!r} in partition {message.partition}")
+            await delete_topic(address, between)
+
+
+async def _topics_between(address: str, group: str) -> list[str]:
+    async with _admin(address) as admin:
+        return [name for name in await admin.list_topics() if group in name and "repartition" in name]
 
 
 async def _committed(address: str, topic: str, group: str) -> int:
@@ -117,23 +156,28 @@ async def _committed(address: str, topic: str, group: str) -> int:
 
 
 async def _look(address: str, topic: str, output: str, group: str) -> _Found:
-    committed = await _committed(address, topic, group)
-    consumer = AIOKafkaConsumer(bootstrap_servers=address, enable_auto_commit=False)
+    numbers: list[int] = []
+    cents = 0
+    async for message in _read_all(address, output):
+        assert message.value is not None, "a tombstone, which no program sends"
+        order = orjson.loads(message.value)
+        numbers.append(order["number"])
+        cents += order["cents"]
+    return _Found(len(numbers), len(set(numbers)), cents, await _committed(address, topic, group))
+
+
+async def _read_all(address: str, topic: str) -> AsyncIterator[Any]:
+    """Every message that a topic has now."""
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=address, auto_offset_reset="earliest", enable_auto_commit=False
+    )
     await consumer.start()
     try:
-        partitions = [TopicPartition(output, partition) for partition in range(PARTITIONS)]
-        consumer.assign(partitions)
-        await consumer.seek_to_beginning(*partitions)
+        partitions = consumer.assignment()
         ends = await consumer.end_offsets(partitions)
-        numbers: list[int] = []
-        cents = 0
         while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
             for messages in (await consumer.getmany(timeout_ms=1000)).values():
                 for message in messages:
-                    assert message.value is not None, "a tombstone, which no program sends"
-                    order = orjson.loads(message.value)
-                    numbers.append(order["number"])
-                    cents += order["cents"]
+                    yield message
     finally:
         await consumer.stop()
-    return _Found(len(numbers), len(set(numbers)), cents, committed)

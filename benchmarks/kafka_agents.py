@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import platform
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from _bench import facts, write_section
-from _environments import FAUST, QUIX, make_environment
+from _environments import RIVALS, interpreters
+from _kafka_broker import broker_at
 from _kafka_orders import PARTITIONS, encoded
 from _kafka_runs import Program, Result, compare
 from _kafka_table import Section, markdown, show
 
-from famulus.testing.kafka_broker import KAFKA_VERSION, KafkaBroker, KafkaBrokerError
+from famulus.testing.kafka_broker import KafkaBrokerError
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-RIVALS = ("faust", "quix", "raw")
 SLOW = 0.1  # of the messages, for what is much slower than the others
 
 OURS = "Famulus agent"
@@ -47,21 +44,6 @@ TARGETS: Mapping[tuple[str, str], float] = {
     (PIPE, QUIX_APP): 2,
 }
 MOST_MEMORY = 120e6  # bytes
-
-
-def environments(wanted: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
-    """The interpreters of the programs that are wanted, and what cannot be had."""
-    found: dict[str, Path] = {"famulus": Path(sys.executable), "raw": Path(sys.executable)}
-    notes = []
-    for name, requirements in (("faust", FAUST), ("quix", QUIX)):
-        if name in wanted:
-            python = make_environment(*requirements)
-            if isinstance(python, str):
-                notes.append(python)
-            else:
-                found[name] = python
-                notes.append(f"{name}: {', '.join(requirements)}, on the same Python")
-    return {name: python for name, python in found.items() if name in ("famulus", *wanted)}, notes
 
 
 def programs(found: Mapping[str, Path]) -> dict[str, list[Program]]:
@@ -112,16 +94,6 @@ def _verdict(reached: bool) -> str:
     return "reached" if reached else "missed"
 
 
-@contextmanager
-def broker_at(address: str | None) -> Iterator[tuple[str, str]]:
-    """The address of a broker, and what it is."""
-    if address:
-        yield address.removeprefix("kafka://"), f"at {address}"
-        return
-    with KafkaBroker() as broker:
-        yield broker.address, f"Kafka {KAFKA_VERSION}, one node on this machine"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--messages", type=int, default=200_000, help="per run (default: %(default)s)")
@@ -137,13 +109,13 @@ def main() -> None:
         parser.error("--write takes a whole run, without --only and --what")
 
     logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it warns of topics that were just deleted
-    found, notes = environments(options.only or RIVALS)
+    found, notes = interpreters(options.only or RIVALS)
     compared = programs(found)
     if options.what:
         del compared[PIPE if options.what == "read" else READ]
     machine = facts("trio-asyncio", "aiokafka")
     try:
-        with broker_at(options.broker or os.environ.get("FAMULUS_TEST_KAFKA")) as (address, what):
+        with broker_at(options.broker) as (address, what):
             machine["broker"] = what
             sections = [
                 (title, compare(address, chosen, messages=options.messages, rounds=options.rounds))

@@ -302,6 +302,7 @@ class ConsumerInside:
             raise
         result._update_position()
         if unpacker.ended:
+            records.unpacker = None  # they know each other, and the fetched bytes would wait for the garbage collector
             self._drop(tp)
         return messages
 

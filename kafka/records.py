@@ -33,6 +33,9 @@ class Unpacker:
 
     def __init__(self, records: Any, tp: TP, generation: int) -> None:
         self._records = records
+        # Its own iterator over them, which nobody starts, refers back to it: what was fetched would stay in memory until
+        # the garbage collector comes.
+        records._records_iterator = None
         self._topic, self._partition = tp
         self._generation = generation
         self._unpacking = False
@@ -75,20 +78,25 @@ class Unpacker:
 
     def _messages(self, records: Iterable[Any]) -> list[Message]:
         topic, partition, generation = self._topic, self._partition, self._generation
-        return [
-            Message(
-                topic,
-                partition,
-                record.offset,
-                (record.timestamp or 0) / 1000,
-                record.timestamp_type or 0,
-                tuple([(name, value or b"") for name, value in headers]) if (headers := record.headers) else (),
-                record.key,
-                record.value,
-                generation,
-            )
-            for record in records
-        ]
+        new = Message.__new__  # without `__init__`: its call costs as much as all that it does
+        messages: list[Message] = []
+        add = messages.append
+        for record in records:
+            message = new(Message)
+            message.topic = topic
+            message.partition = partition
+            message.offset = record.offset
+            message.timestamp = (record.timestamp or 0) / 1000
+            message.timestamp_type = record.timestamp_type or 0
+            headers = record.headers
+            message.headers = tuple([(name, value or b"") for name, value in headers]) if headers else ()
+            message.key = record.key
+            message.value = record.value
+            message.generation = generation
+            message.refcount = 0
+            message.tracker = None
+            add(message)
+        return messages
 
     def _begin_batch(self) -> bool:
         """Go on to the next batch that has something to read; False when there is none."""
@@ -102,12 +110,10 @@ class Unpacker:
                 continue
             self._unpacking = True
             self._next_offset = batch.next_offset
-            self._rest = dropwhile(self._is_behind, batch)  # a batch comes whole, also when its middle was asked for
+            wanted = records.next_fetch_offset  # a batch comes whole, also when its middle was asked for
+            self._rest = dropwhile(lambda record: bool(record.offset < wanted), batch)
             return True
         return False
-
-    def _is_behind(self, record: Any) -> bool:
-        return bool(record.offset < self._records.next_fetch_offset)
 
     def _is_aborted(self, batch: Any) -> bool:
         """Whether it belongs to a transaction that was aborted; takes note of markers that end one."""
