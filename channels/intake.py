@@ -186,6 +186,7 @@ class Arrival:
     __slots__ = ("_intake", "_left", "_on_ack", "readers")
 
     live = 0
+    until = -1
 
     def __init__(self, intake: Intake, on_ack: OnAck | None) -> None:
         self._intake: Intake | None = intake

@@ -7,6 +7,7 @@ does what that does, batch by batch as they lie in the log: half the cost of a m
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import dropwhile, islice
 from typing import Any
 
@@ -110,8 +111,8 @@ class Unpacker:
                 continue
             self._unpacking = True
             self._next_offset = batch.next_offset
-            wanted = records.next_fetch_offset  # a batch comes whole, also when its middle was asked for
-            self._rest = dropwhile(lambda record: bool(record.offset < wanted), batch)
+            # A batch comes whole, also when its middle was asked for.
+            self._rest = dropwhile(partial(_is_before, records.next_fetch_offset), batch)
             return True
         return False
 
@@ -124,3 +125,7 @@ class Unpacker:
         if batch.is_control_batch and records._contains_abort_marker(batch):
             records._aborted_producers.discard(batch.producer_id)
         return bool(batch.is_transactional and batch.producer_id in records._aborted_producers)
+
+
+def _is_before(offset: int, record: Any) -> bool:
+    return bool(record.offset < offset)
