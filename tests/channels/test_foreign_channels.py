@@ -664,6 +664,25 @@ async def test_the_end_of_a_connection_waits_until_everything_is_acknowledged() 
         assert (hub.acked, hub.ended) == (["a0", "a1", "a2"], ["a"])
 
 
+async def test_an_ack_that_does_not_come_to_its_end_delays_the_shutdown_only_so_long() -> None:
+    app = famulus.App("hangs", stream_drain_timeout=2.0)
+    hub = Hub(app)
+    hub.ack_time["a"] = 1e9
+
+    @app.agent(hub)
+    async def reader(stream: famulus.Stream[int]) -> None:
+        async for _ in stream:
+            pass
+
+    async with famulus.open_app(app):
+        hub.connect("a", range(3))
+        hub.connect("b", range(3))
+        await settle()
+        began = trio.current_time()
+    assert 2.0 <= trio.current_time() - began < 3.0
+    assert hub.acked == ["b0", "b1", "b2"]
+
+
 @pytest.mark.parametrize("where", ["in an ack", "in the block"])
 async def test_a_connection_that_breaks_ends_alone_and_its_events_are_processed_without_ack(
     where: str, caplog: pytest.LogCaptureFixture
