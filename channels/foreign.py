@@ -174,7 +174,7 @@ class ForeignSubscription(ChannelSubscription):
                 self._leave_to_others(cursor)
                 cursor.close(release=())
             while (unread := self._inbox.take_nowait()) is not None:
-                _leave_to_others(unread)
+                _give_up(unread)
             self._listening.leave(self)
 
     def _leave_to_others(self, cursor: Cursor) -> None:
@@ -182,15 +182,15 @@ class ForeignSubscription(ChannelSubscription):
         event = cursor.event
         if event is not None and cursor.acks and not event.acked:
             for part in event.parts:
-                _leave_to_others(part)
+                _give_up(part)
             event.pass_on()
         cursor.ungather()
         while (waiting := cursor.take_nowait()) is not None:
             if isinstance(waiting, Event):
-                _leave_to_others(waiting)
+                _give_up(waiting)
 
 
-def _leave_to_others(event: Event[Any]) -> None:
+def _give_up(event: Event[Any]) -> None:
     """Its reader goes. Others who have the message no longer wait for it; without others it is never acknowledged."""
     arrival = event.message.tracker
     if event.acked or not isinstance(arrival, Arrival):
