@@ -26,10 +26,10 @@ class Getter:
         self._turn = trio.Lock()
         self._cursor: Cursor | None = None
         self._bad: deque[BadMessage] = deque()
-        self._next: Event[Any] | None = None
+        self._next: Event[Any] | Thrown | None = None
 
     async def take(self) -> Event[Any]:
-        """Wait for the next event. Cancelled, it has taken none."""
+        """Wait for the next event, or raise what was thrown in its place. Cancelled, it has taken none."""
         async with self._turn:
             cursor = await self._started()
             while True:
@@ -38,6 +38,8 @@ class Getter:
                     await self._report(self._bad.popleft())
                 elif event is not None:
                     self._next = None
+                    if isinstance(event, Thrown):
+                        raise event.error
                     return event
                 else:
                     await cursor.wait()
@@ -53,7 +55,7 @@ class Getter:
         """Whether `take` would have to wait."""
         return self._cursor is None or self._peek(self._cursor) is None
 
-    def _peek(self, cursor: Cursor) -> Event[Any] | None:
+    def _peek(self, cursor: Cursor) -> Event[Any] | Thrown | None:
         """The next event, which stays; what cannot be decoded on the way to it is kept for a report."""
         while self._next is None or _stale(self._next):
             self._next = None
@@ -62,8 +64,6 @@ class Getter:
                 return None
             if isinstance(taken, BadMessage):
                 self._bad.append(taken)
-            elif isinstance(taken, Thrown):
-                raise taken.error
             else:
                 self._next = taken
         return self._next
@@ -81,7 +81,9 @@ class Getter:
         return f"<Getter of {self._subscription.channel!r}>"
 
 
-def _stale(event: Event[Any]) -> bool:
+def _stale(event: Event[Any] | Thrown) -> bool:
     """Whether its partition was given up since it was looked at; then it comes again, here or elsewhere."""
+    if isinstance(event, Thrown):
+        return False
     tracker = event.message.tracker
     return tracker is not None and tracker.live != event.message.generation

@@ -151,6 +151,20 @@ async def test_an_event_that_was_looked_at_before_a_rebalance_comes_once(broker:
     assert broker.group("moves").committed == {TP("pipe", 0): 2}
 
 
+async def test_what_is_thrown_into_a_channel_comes_from_get(broker: MemoryBroker) -> None:
+    app = famulus.App("throws", broker=f"memory://{broker.name}")
+    channel = local(app)
+    async with famulus.open_app(app):
+        await channel.put(1)
+        assert (await channel.get()).value == 1
+        channel.throw(KeyError("mine"))
+        await channel.put(2)
+        assert not channel.empty()
+        with pytest.raises(KeyError, match="mine"):
+            await channel.get()
+        assert (await channel.get()).value == 2
+
+
 async def test_an_agent_that_gets_keeps_its_own_event_in_hand() -> None:
     app = famulus.App("inside")
     orders = app.channel("orders", value_type=int)
