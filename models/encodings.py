@@ -19,6 +19,7 @@ from .plain import dump_json
 
 __all__ = ["CODEC_LIMITS", "Codec", "CodecLimits", "UnsafeCodec"]
 __all__ += ["BinaryCodec", "Chain", "CompressCodec", "JSONCodec", "MsgpackCodec", "PickleCodec", "RawCodec", "YAMLCodec"]
+__all__ += ["refusal_of"]
 
 
 @runtime_checkable
@@ -101,6 +102,13 @@ class BinaryCodec:
         return "<codec binary>"
 
 
+_PICKLES = (
+    "a pickle can run any program when it is loaded, so none is unless you allow it. Where all who can write here are "
+    "trusted: setting codec_allow_pickle=True for a run, loads(..., allow_pickle=True) for one call. Otherwise have it "
+    "written as json or msgpack"
+)
+
+
 @attrs.frozen(repr=False)
 class PickleCodec:
     """Python's pickle in base64. Encoding is free to all; decoding is refused unless it was allowed.
@@ -122,11 +130,7 @@ class PickleCodec:
 
     def loads(self, data: bytes, /) -> Any:
         if not self.allowed:
-            raise UnsafeCodec(
-                "a pickle can run any program when it is loaded, so none is unless you allow it. Where all who can write "
-                "here are trusted: setting codec_allow_pickle=True for a run, loads(..., allow_pickle=True) for one call. "
-                "Otherwise have it written as json or msgpack"
-            )
+            raise UnsafeCodec(_PICKLES)
         import pickle
 
         return pickle.loads(b64decode(data, validate=True))
@@ -276,3 +280,10 @@ class Chain:
 def _limited(codec: Codec, limits: CodecLimits) -> Codec:
     limited = getattr(codec, "limited", None)
     return codec if limited is None else limited(limits)  # type: ignore[no-any-return]  # by its documentation
+
+
+def refusal_of(codec: Codec) -> str:
+    """Why a codec would refuse to decode anything at all; empty if it does not."""
+    if isinstance(codec, Chain):
+        return next(filter(None, map(refusal_of, (codec.head, *codec.transforms))), "")
+    return _PICKLES if isinstance(codec, PickleCodec) and not codec.allowed else ""
