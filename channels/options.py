@@ -132,10 +132,13 @@ class MessagingOptions:
     key_serializer: str = setting("raw", "codec for keys where the topic names none")
     value_serializer: str = setting("json", "codec for values where the topic names none")
     codec_allow_pickle: bool = setting(
-        False, "whether the codec pickle decodes; a pickle can run any program: only where all who can write are trusted"
+        False,
+        "whether the codec pickle decodes; a pickle can run any program: only where all who can write are trusted",
     )
     codec_max_decompressed: int = setting(
-        CODEC_LIMITS.max_decompressed, "bytes that a message may have once the codec gzip or zlib has decompressed it", low=1
+        CODEC_LIMITS.max_decompressed,
+        "bytes that a message may have once the codec gzip or zlib has decompressed it",
+        low=1,
     )
 
     @property

@@ -7,6 +7,7 @@ set. A subclass is what its base is, except that a bool is no int.
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -104,8 +105,14 @@ def _union(tp: Any, args: tuple[Any, ...]) -> Check:
     return check
 
 
+def _field_names(cls: Any) -> list[str]:
+    if attrs.has(cls):
+        return [attribute.name for attribute in attrs.fields(cls)]
+    return [part.name for part in dataclasses.fields(cls)]
+
+
 def _class(tp: Any, cls: Any) -> Check:
-    if typing.is_typeddict(cls) or not (attrs.has(cls) or hasattr(cls, "__dataclass_fields__")):
+    if issubclass(cls, dict):  # a typed dict
         keys = {name: (check_hook(hint), required) for name, (hint, required) in typed_dict_types(tp).items()}
 
         def check_keys(value: Any) -> list[FieldError]:
@@ -119,7 +126,7 @@ def _class(tp: Any, cls: Any) -> Check:
             return errors
 
         return check_keys
-    names = [a.name for a in attrs.fields(cls)] if attrs.has(cls) else list(cls.__dataclass_fields__)
+    names = _field_names(cls)
     fields = {name: (field_path(name), check_hook(hint)) for name, hint in field_types(tp, names).items()}
 
     def check(value: Any) -> list[FieldError]:

@@ -26,7 +26,16 @@ from .encodings import (
 )
 
 __all__ = ["CODEC_LIMITS", "Codec", "CodecLimits", "UnsafeCodec"]
-__all__ += ["BinaryCodec", "Chain", "CompressCodec", "JSONCodec", "MsgpackCodec", "PickleCodec", "RawCodec", "YAMLCodec"]
+__all__ += [
+    "BinaryCodec",
+    "Chain",
+    "CompressCodec",
+    "JSONCodec",
+    "MsgpackCodec",
+    "PickleCodec",
+    "RawCodec",
+    "YAMLCodec",
+]
 __all__ += ["chain", "dumps", "get_codec", "loads", "names", "register"]
 
 GROUP = "famulus.codecs"
@@ -82,7 +91,7 @@ them as in 'json|gzip', or an object with dumps and loads
     else:
         raise _unknown(name_or_codec)
     limited = getattr(codec, "limited", None)
-    return codec if limited is None else limited(limits)  # type: ignore[no-any-return]  # checked when registered
+    return codec if limited is None else limited(limits)
 
 
 def chain(*parts: Codec) -> Codec:

@@ -68,9 +68,8 @@ def coercing(
             inherited = isinstance(attribute.converter, Coercer)  # it belongs to the base
             if attribute.converter is None or inherited:
                 coerces = options.coerce if extras.coerce is None else extras.coerce
-                converter = FieldCoercer(attribute.name) if coerces else None
-                if converter is not attribute.converter:
-                    attribute = attribute.evolve(converter=converter)
+                if coerces or inherited:
+                    attribute = attribute.evolve(converter=FieldCoercer(attribute.name) if coerces else None)
             made.append(attribute)
         return made
 

@@ -18,8 +18,17 @@ import orjson
 from .plain import dump_json
 
 __all__ = ["CODEC_LIMITS", "Codec", "CodecLimits", "UnsafeCodec"]
-__all__ += ["BinaryCodec", "Chain", "CompressCodec", "JSONCodec", "MsgpackCodec", "PickleCodec", "RawCodec", "YAMLCodec"]
-__all__ += ["refusal_of"]
+__all__ += [
+    "BinaryCodec",
+    "Chain",
+    "CompressCodec",
+    "JSONCodec",
+    "MsgpackCodec",
+    "PickleCodec",
+    "RawCodec",
+    "YAMLCodec",
+]
+__all__ += ["is_raw", "is_value", "refusal_of"]
 
 
 @runtime_checkable
@@ -279,7 +288,7 @@ class Chain:
 
 def _limited(codec: Codec, limits: CodecLimits) -> Codec:
     limited = getattr(codec, "limited", None)
-    return codec if limited is None else limited(limits)  # type: ignore[no-any-return]  # by its documentation
+    return codec if limited is None else limited(limits)
 
 
 def refusal_of(codec: Codec) -> str:
@@ -287,3 +296,18 @@ def refusal_of(codec: Codec) -> str:
     if isinstance(codec, Chain):
         return next(filter(None, map(refusal_of, (codec.head, *codec.transforms))), "")
     return _PICKLES if isinstance(codec, PickleCodec) and not codec.allowed else ""
+
+
+def is_raw(codec: Codec) -> bool:
+    """Whether values go to the raw codec, at once or at the head of a chain."""
+    return isinstance(codec.head if isinstance(codec, Chain) else codec, RawCodec)
+
+
+_VALUES = (JSONCodec, RawCodec, BinaryCodec, PickleCodec, MsgpackCodec, YAMLCodec, CompressCodec)
+
+
+def is_value(codec: Codec) -> bool:
+    """Whether a codec is ours: equal ones do the same, and they can be hashed."""
+    if isinstance(codec, Chain):
+        return all(map(is_value, (codec.head, *codec.transforms)))
+    return type(codec) in _VALUES

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 __all__ = ["DecodeError", "EncodeError", "FieldError", "ValidationError"]
-__all__ += ["Mismatch", "field_path", "key_path", "mismatch", "short"]
+__all__ += ["Mismatch", "field_path", "key_path", "mismatch", "short", "unencodable"]
 
 SHOWN = 60  # characters of a bad value worth a place in a log line
 
@@ -134,6 +134,11 @@ class EncodeError(ValueError):
 
     def __str__(self) -> str:
         return f"cannot encode {self.got} as {self.expected}: {self.reason}"
+
+
+def unencodable(name: str, value: Any, exc: Exception, reason: str = "") -> EncodeError:
+    """The error for a value that a codec refused."""
+    return EncodeError(name, short(value), reason or str(exc) or type(exc).__name__)
 
 
 class Mismatch(Exception):

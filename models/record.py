@@ -108,7 +108,8 @@ class Record(metaclass=RecordMeta, abstract=True):
 
         Raises `TypeError` for a name that is no field.
         """
-        arguments = {a.name: a.alias or a.name for a in attrs.fields(type(self))}
+        cls: Any = type(self)
+        arguments = {a.name: a.alias or a.name for a in attrs.fields(cls)}
         taken = {arguments.get(name, name): value for other in others for name, value in other.asdict().items()}
         return attrs.evolve(self, **{**taken, **changes})  # type: ignore[misc]  # made by RecordMeta, not by a decorator
 

@@ -167,7 +167,9 @@ def _check_fields(name: str, made: Any) -> None:
                 continue
             other = names.setdefault(wire, attribute.name)
             if other != attribute.name:
-                raise TypeError(f"record {name}: fields {other!r} and {attribute.name!r} have one name, {wire!r}, in messages")
+                raise TypeError(
+                    f"record {name}: fields {other!r} and {attribute.name!r} have one name, {wire!r}, in messages"
+                )
 
 
 def _is_shared(default: object) -> bool:

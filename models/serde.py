@@ -16,24 +16,13 @@ import orjson
 from .build import EXPLAINING, FAST
 from .classes import is_class_like, unwrap
 from .codecs import get_codec
-from .encodings import (
-    CODEC_LIMITS,
-    BinaryCodec,
-    Chain,
-    Codec,
-    CodecLimits,
-    CompressCodec,
-    JSONCodec,
-    MsgpackCodec,
-    PickleCodec,
-    RawCodec,
-    YAMLCodec,
-)
 from .containers import failures
-from .errors import DecodeError, EncodeError, FieldError, short
+from .encodings import CODEC_LIMITS, Chain, Codec, CodecLimits, JSONCodec, RawCodec, is_raw, is_value
+from .errors import DecodeError, FieldError, short, unencodable
 from .hints import type_name
 from .leaves import Hook
 from .plain import dump_json, plain, wire_dict
+from .raw import has_raw_form, raw_dumps, raw_loads
 
 __all__ = ["Serde", "key_serde", "value_serde"]
 
@@ -65,14 +54,26 @@ _lock = threading.Lock()
 
 @overload
 def value_serde(
-    type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "json", limits: CodecLimits = CODEC_LIMITS
+    type: type[T],
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "json",
+    limits: CodecLimits = CODEC_LIMITS,
 ) -> Serde[T]: ...
 @overload
 def value_serde(
-    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json", limits: CodecLimits = CODEC_LIMITS
+    type: Any,
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "json",
+    limits: CodecLimits = CODEC_LIMITS,
 ) -> Serde[Any]: ...
 def value_serde(
-    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json", limits: CodecLimits = CODEC_LIMITS
+    type: Any,
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "json",
+    limits: CodecLimits = CODEC_LIMITS,
 ) -> Serde[Any]:
     """The serde of a value type.
 
@@ -96,18 +97,18 @@ def value_serde(
     explicit = serializer if serializer is not None else getattr(get_origin(tp) or tp, SERIALIZER, None)
     if explicit is not None:
         codec = get_codec(explicit, limits)
-        if _is_raw(codec) and not _has_raw_form(tp):
+        if is_raw(codec) and not has_raw_form(tp):
             raise TypeError(
                 f"the raw codec has no form for {type_name(tp)}: expected bytes, str, int, float or no type "
                 "at all, or another serializer"
             )
     else:
         codec = get_codec("raw" if tp is bytes else default, limits)
-        if _is_raw(codec) and not _has_raw_form(tp):
+        if is_raw(codec) and not has_raw_form(tp):
             codec = get_codec("json")
     named = serializer is not None
     # Ours are values. Of another codec the id: the serde keeps it alive, so that stays its own.
-    key = (tp, codec if _all_values(codec) else id(codec), named)
+    key = (tp, codec if is_value(codec) else id(codec), named)
     try:
         known = _serdes.get(key)
     except TypeError:  # a type that can't be hashed
@@ -121,14 +122,26 @@ def value_serde(
 
 @overload
 def key_serde(
-    type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "raw", limits: CodecLimits = CODEC_LIMITS
+    type: type[T],
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "raw",
+    limits: CodecLimits = CODEC_LIMITS,
 ) -> Serde[T]: ...
 @overload
 def key_serde(
-    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw", limits: CodecLimits = CODEC_LIMITS
+    type: Any,
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "raw",
+    limits: CodecLimits = CODEC_LIMITS,
 ) -> Serde[Any]: ...
 def key_serde(
-    type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw", limits: CodecLimits = CODEC_LIMITS
+    type: Any,
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "raw",
+    limits: CodecLimits = CODEC_LIMITS,
 ) -> Serde[Any]:
     """The serde of a key type: as for values, but raw by default.
 
@@ -145,8 +158,7 @@ def _build(tp: Any, codec: Codec, named: bool) -> Serde[Any]:
     if isinstance(codec, Chain):
         return _chained(_build(tp, codec.head, named), codec)
     if isinstance(codec, RawCodec):
-        loads, dumps = _RAW[tp]
-        return Serde(tp, codec, _raw_loads(loads, tp), _raw_dumps(dumps, tp))
+        return Serde(tp, codec, raw_loads(tp), raw_dumps(tp, _own_form))
     loader = _untyped_loads(codec) if tp is Any else _typed_loads(tp, codec)
     return Serde(tp, codec, loader, _dumps(tp, codec, named))
 
@@ -174,7 +186,7 @@ def _chained(inner: Serde[Any], codec: Chain) -> Serde[Any]:
         try:
             return apply(data)
         except Exception as exc:
-            raise _unencodable(repr(codec), value, exc) from exc
+            raise unencodable(repr(codec), value, exc) from exc
 
     return Serde(inner.type, codec, loads, dumps)
 
@@ -273,7 +285,7 @@ def _dumps(tp: Any, codec: Codec, named: bool) -> Dumps:
         try:
             return encode(value)
         except Exception as exc:
-            raise _unencodable(name, value, exc) from exc
+            raise unencodable(name, value, exc) from exc
 
     return dumps
 
@@ -297,7 +309,7 @@ def _class_dumps(tp: Any, cls: type, name: str, encode: Callable[[Any], bytes], 
             try:
                 return encode(as_dict(value))
             except Exception as exc:
-                raise _unencodable(name, value, exc) from exc
+                raise unencodable(name, value, exc) from exc
         if value is None:
             return None
         try:
@@ -308,7 +320,7 @@ def _class_dumps(tp: Any, cls: type, name: str, encode: Callable[[Any], bytes], 
                 FAST.hook(tp)(plain(value), None)
         except Exception as exc:
             reason = "" if isinstance(value, cls) else f"it is no {name}"
-            raise _unencodable(name, value, exc, reason) from exc
+            raise unencodable(name, value, exc, reason) from exc
         return data
 
     return dumps
@@ -328,103 +340,12 @@ def _untyped_dumps(encode: Callable[[Any], bytes], named: bool, passes: bool) ->
         try:
             return encode(value)
         except Exception as exc:
-            raise _unencodable("a value", value, exc) from exc
+            raise unencodable("a value", value, exc) from exc
 
     return dumps
 
 
-def _unencodable(name: str, value: Any, exc: Exception, reason: str = "") -> EncodeError:
-    return EncodeError(name, short(value), reason or str(exc) or type(exc).__name__)
-
-
-# ---- raw
-
-
-def _is_raw(codec: Codec) -> bool:
-    return isinstance(codec.head if isinstance(codec, Chain) else codec, RawCodec)
-
-
-def _all_values(codec: Codec) -> bool:
-    """Whether equal codecs do the same, and can be hashed."""
-    if isinstance(codec, Chain):
-        return all(map(_all_values, (codec.head, *codec.transforms)))
-    return type(codec) in _VALUES
-
-
-_VALUES = (JSONCodec, RawCodec, BinaryCodec, PickleCodec, MsgpackCodec, YAMLCodec, CompressCodec)
-
-
-def _has_raw_form(tp: Any) -> bool:
-    try:
-        return tp in _RAW
-    except TypeError:  # not hashable
-        return False
-
-
-def _untyped_raw(value: Any) -> bytes:
+def _own_form(value: Any) -> bytes | None:
+    """A record with a serializer of its own, by that one."""
     cls = value.__class__
-    encode = _RAW[cls][1] if cls in (bytes, str, int, float) else dump_json
-    if getattr(cls, SERIALIZER, None) is not None:
-        return value_serde(cls).dumps(value) or b""
-    return encode(value)
-
-
-def _utf8(value: str) -> bytes:
-    return value.encode()
-
-
-def _number(value: Any) -> bytes:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("it is no number")
-    return str(int(value) if isinstance(value, int) else float(value)).encode("ascii")
-
-
-def _bytes(value: Any) -> bytes:
-    return value if value.__class__ is bytes else RawCodec().dumps(value)
-
-
-def _same(data: bytes) -> bytes:
-    return data
-
-
-_RAW: dict[Any, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
-    Any: (_same, _untyped_raw),
-    bytes: (_same, _bytes),
-    str: (bytes.decode, _utf8),
-    int: (int, _number),
-    float: (float, _number),
-}
-
-
-def _raw_loads(read: Callable[[bytes], Any], tp: Any) -> Loads:
-    name = type_name(tp)
-    if read is _same:
-        return lambda data: data
-
-    def loads(data: bytes | None) -> Any:
-        if data is None:
-            return None
-        try:
-            return read(data)
-        except Exception as exc:
-            failed = exc
-        reason = f"not UTF-8 at byte {failed.start}" if isinstance(failed, UnicodeDecodeError) else ""
-        raise DecodeError(FieldError("$", name, short(data), reason)) from failed
-
-    return loads
-
-
-def _raw_dumps(write: Callable[[Any], bytes], tp: Any) -> Dumps:
-    name = "a value" if tp is Any else type_name(tp)
-
-    def dumps(value: Any) -> bytes | None:
-        if value is None:
-            return None
-        try:
-            return write(value)
-        except EncodeError:
-            raise
-        except Exception as exc:
-            raise _unencodable(name, value, exc) from exc
-
-    return dumps
+    return None if getattr(cls, SERIALIZER, None) is None else value_serde(cls).dumps(value)

@@ -58,7 +58,7 @@ def tag_of(value: dict[str, Any], keys: Sequence[str]) -> tuple[str, str] | None
     for key in keys:
         tag = value.get(key)
         if tag is not None:
-            namespace = tag.get("ns") if tag.__class__ is dict else None
+            namespace: Any = tag.get("ns") if tag.__class__ is dict else None
             if namespace.__class__ is not str:
                 raise Mismatch([FieldError(field_path(key), "a tag like {'ns': name}", short(tag))])
             return key, namespace
@@ -92,6 +92,8 @@ def tagged_hook(
             return hook(value, None)
         if tag is not None:
             raise unknown_tag(name, *tag)
-        raise Mismatch([FieldError(field_path(keys[0]), f"the tag of a subclass of {name}", "nothing", "it is abstract")])
+        raise Mismatch(
+            [FieldError(field_path(keys[0]), f"the tag of a subclass of {name}", "nothing", "it is abstract")]
+        )
 
     return tagged

@@ -48,7 +48,7 @@ def union_hook(members: Sequence[Choice], lenient: Sequence[Hook], name: str) ->
             raise unknown_tag(name, *unknown)
         return None
 
-    def strictly(value: Any) -> Any:
+    def strictly(value: Any, _: Any = None) -> Any:
         known = exact.get(value.__class__)
         if known is not None:
             return known(value, None)
@@ -72,7 +72,7 @@ def union_hook(members: Sequence[Choice], lenient: Sequence[Hook], name: str) ->
         raise mismatch(name, value)
 
     if not lenient:
-        return lambda value, _=None: strictly(value)
+        return strictly
 
     def leniently(value: Any, _: Any = None) -> Any:
         try:
@@ -81,7 +81,7 @@ def union_hook(members: Sequence[Choice], lenient: Sequence[Hook], name: str) ->
             for hook in lenient:
                 try:
                     return hook(value, None)
-                except Exception:  # noqa: S112 - the next may take it
+                except Exception:
                     continue
             raise
 
