@@ -9,10 +9,10 @@ from .codecs import CODEC_LIMITS, Codec, CodecLimits, UnsafeCodec, get_codec
 from .errors import DecodeError, EncodeError, FieldError, ValidationError
 from .fields import field
 from .record import Record
-from .schema import Schema
+from .schema import Encoder, Schema
 from .serde import Serde, key_serde, value_serde
 
 __all__ = ["Record", "field"]
 __all__ += ["CODEC_LIMITS", "Codec", "CodecLimits", "UnsafeCodec", "codecs", "get_codec"]
-__all__ += ["Schema", "Serde", "key_serde", "value_serde"]
+__all__ += ["Encoder", "Schema", "Serde", "key_serde", "value_serde"]
 __all__ += ["DecodeError", "EncodeError", "FieldError", "ValidationError"]

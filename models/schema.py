@@ -65,6 +65,7 @@ class Schema:
         self.allow_empty = allow_empty
         self._defaults: tuple[str | Codec, str | Codec] = ("raw", "json")
         self._limits = CODEC_LIMITS
+        self._origin: Schema | None = None  # what this is a run's copy of
 
     # -- to be overridden ----------------------------------------------------------------------------------
 
@@ -108,6 +109,7 @@ class Schema:
     ) -> Self:
         """A copy with what is given here in the place of its own; None leaves it as it is."""
         other = copy.copy(self)
+        other._origin = None
         other.key_type = self.key_type if key_type is None else key_type
         other.value_type = self.value_type if value_type is None else value_type
         other.key_serializer = self.key_serializer if key_serializer is None else key_serializer
@@ -128,6 +130,7 @@ class Schema:
             TypeError: a type that cannot be decoded.
         """
         bound = copy.copy(self)
+        bound._origin = self._origin or self
         bound._defaults = (get_codec(key_serializer), get_codec(value_serializer))
         bound._limits = limits
         if not (bound.custom_loads or bound.custom_dumps):
@@ -148,12 +151,16 @@ class Schema:
         return cls.dumps_key is not Schema.dumps_key or cls.dumps_value is not Schema.dumps_value
 
     def decoders(self) -> tuple[Decoder, Decoder]:
-        """The functions for the bytes of keys and of values, of a schema whose decoding is not overridden."""
+        """The functions for the bytes of keys and of values; where decoding is overridden, without headers."""
+        if self.custom_loads:
+            return lambda data: self.decode_key(data, ()), lambda data: self.decode_value(data, ())
         value = self.value_serde().loads
         return self.key_serde().loads, value if self.allow_empty else self._never_empty(value)
 
     def encoders(self) -> tuple[Encoder, Encoder]:
-        """The functions that make bytes of keys and of values, of a schema whose encoding is not overridden."""
+        """The functions that make bytes of keys and of values; where encoding is overridden, without headers."""
+        if self.custom_dumps:
+            return lambda key: self.encode_key(key, ())[0], lambda value: self.encode_value(value, ())[0]
         return self.key_serde().dumps, self.value_serde().dumps
 
     def decode_key(self, data: bytes | None, headers: Headers) -> Any:
@@ -175,6 +182,31 @@ class Schema:
     def encode_value(self, value: Any, headers: Headers) -> tuple[bytes | None, Headers]:
         """Bytes and headers of a message's value, by `dumps_value`."""
         return (None, headers) if value is None else self.dumps_value(value, headers)
+
+    @property
+    def key_form(self) -> object:
+        """The same object where keys have the same bytes."""
+        custom = type(self).loads_key is not Schema.loads_key or type(self).dumps_key is not Schema.dumps_key
+        return self._origin or self if custom else self.key_serde()
+
+    @property
+    def value_form(self) -> object:
+        """The same object where values have the same bytes."""
+        return self._origin or self if self._custom_values() else self.value_serde()
+
+    def _custom_values(self) -> bool:
+        return type(self).loads_value is not Schema.loads_value or type(self).dumps_value is not Schema.dumps_value
+
+    def regrouped(self, *, key_type: Any, value_type: Any) -> Schema:
+        """For the same values under other keys."""
+        if self._custom_values():
+            return _Regrouped(self.but(value_type=value_type) if value_type is not self.value_type else self, key_type)
+        return Schema(
+            key_type=key_type,
+            value_type=value_type,
+            value_serializer=self.value_serializer,
+            allow_empty=self.allow_empty,
+        )
 
     def check_readable(self) -> None:
         """Before anything is read: refuse a codec that would refuse every message.
@@ -211,3 +243,34 @@ class Schema:
             if value is not None
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class _Regrouped(Schema):
+    """Values by another schema, keys plain."""
+
+    def __init__(self, values: Schema, key_type: Any) -> None:
+        super().__init__(key_type=key_type, value_type=values.value_type, allow_empty=values.allow_empty)
+        self._values = values
+
+    def bound(
+        self,
+        *,
+        key_serializer: str | Codec = "raw",
+        value_serializer: str | Codec = "json",
+        limits: CodecLimits = CODEC_LIMITS,
+    ) -> Self:
+        bound = super().bound(key_serializer=key_serializer, value_serializer=value_serializer, limits=limits)
+        bound._values = self._values.bound(
+            key_serializer=key_serializer, value_serializer=value_serializer, limits=limits
+        )
+        return bound
+
+    @property
+    def value_form(self) -> object:
+        return self._values.value_form
+
+    def loads_value(self, data: bytes, headers: Headers) -> Any:
+        return self._values.loads_value(data, headers)
+
+    def dumps_value(self, value: Any, headers: Headers) -> tuple[bytes | None, Headers]:
+        return self._values.dumps_value(value, headers)
