@@ -25,6 +25,8 @@ __all__ = ["check_hook"]
 
 Check = Callable[[Any], list[FieldError]]
 
+_NOT_SET: Any = object()
+
 _checks: dict[Any, Check] = {}
 
 
@@ -132,7 +134,12 @@ def _class(tp: Any, cls: Any) -> Check:
     def check(value: Any) -> list[FieldError]:
         if not isinstance(value, cls):
             return _wrong(tp, value)
-        return [error.under(step) for name, (step, one) in fields.items() for error in one(getattr(value, name))]
+        errors: list[FieldError] = []
+        for name, (step, one) in fields.items():
+            part = getattr(value, name, _NOT_SET)
+            if part is not _NOT_SET:  # while it is being made
+                errors += [error.under(step) for error in one(part)]
+        return errors
 
     return check
 

@@ -35,6 +35,8 @@ class FieldCoercer(Coercer):
         try:
             return hook(value, None)
         except Exception as exc:
+            if options_of(self.owner).validation:
+                return value  # found with all else that is wrong
             failed = exc
         raise ValidationError(*(e.under("$") for e in self._errors(value, failed))) from failed
 
@@ -89,7 +91,13 @@ def validating(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
+        try:
+            init(self, *args, **kwargs)
+        except Exception as exc:  # perhaps the validator of one field: tell what is wrong with the others, too
+            errors = field_errors(self)
+            if errors:
+                raise ValidationError(*errors) from exc
+            raise
         errors = field_errors(self)
         if errors:
             raise ValidationError(*errors)
@@ -105,9 +113,9 @@ def field_errors(record: Any) -> list[FieldError]:
     types: dict[str, Any] | None = None
     for attribute in attrs.fields(cls):
         path = f"${field_path(attribute.name)}"
-        if attribute.validator is None or path in bad:
+        value = getattr(record, attribute.name, attrs.NOTHING)
+        if attribute.validator is None or path in bad or value is attrs.NOTHING:
             continue
-        value = getattr(record, attribute.name)
         try:
             attribute.validator(record, attribute, value)
         except Exception as exc:

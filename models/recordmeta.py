@@ -38,6 +38,7 @@ KNOWN = (
     "validation",
 )
 AS_DICT = "__record_asdict__"
+SAID = "__record_said__"  # class attribute: the options that somebody gave a value
 
 M = TypeVar("M", bound="RecordMeta")
 
@@ -97,7 +98,8 @@ class RecordMeta(type):
                 space[key] = _safe_default(space[key])
         space[SCOPE] = seen_names(annotations, sys._getframe(1))
         space[ABSTRACT] = abstract
-        options = space[OPTIONS] = _inherit(bases, {**flags, "date_parser": date_parser, "namespace": namespace or ""})
+        said = space[SAID] = _inherit(bases, {**flags, "date_parser": date_parser})
+        options = space[OPTIONS] = RecordOptions(**said)
         plain_class: type[Any] = super().__new__(mcls, name, bases, space)
         frozen = frozen or any(getattr(base, "__record_frozen__", False) for base in bases)
         made: Any = attrs.define(
@@ -142,15 +144,13 @@ def _check_always(name: str, flags: dict[str, bool]) -> None:
             )
 
 
-def _inherit(bases: tuple[type, ...], given: dict[str, Any]) -> RecordOptions:
-    """The given options over those of the bases, the first of which counts most. A namespace is not inherited."""
-    merged: dict[str, Any] = {}
+def _inherit(bases: tuple[type, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """What is said of the options here, and by the bases, the first of which counts most."""
+    said: dict[str, Any] = {}
     for base in reversed(bases):
-        inherited = getattr(base, OPTIONS, None)
-        if inherited is not None:
-            merged.update(attrs.asdict(inherited, recurse=False))
-    merged.update((option, value) for option, value in given.items() if value is not None)
-    return RecordOptions(**merged)
+        said.update(getattr(base, SAID, {}))
+    said.update((option, value) for option, value in given.items() if value is not None)
+    return said
 
 
 def _check_fields(name: str, made: Any) -> None:

@@ -28,7 +28,6 @@ class RecordOptions:
     allow_blessed_key: bool = False
     polymorphic_fields: bool = False
     date_parser: DateParser | None = None
-    namespace: str = ""
 
 
 @attrs.frozen(kw_only=True)
