@@ -193,6 +193,23 @@ def _yaml_loader() -> Any:
     return type("Loader", (yaml.SafeLoader,), {"compose_node": compose_node})
 
 
+@cache
+def _yaml_dumper() -> Any:
+    """PyYAML's safe dumper, but for text with a line break other than a newline: it would be read as another one."""
+    yaml = _installed("yaml", "yaml")
+
+    def represent(dumper: Any, text: str) -> Any:
+        style = '"' if _BREAKS.intersection(text) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    dumper = type("Dumper", (yaml.SafeDumper,), {})
+    yaml.add_representer(str, represent, Dumper=dumper)
+    return dumper
+
+
+_BREAKS = frozenset("\r\x85\u2028\u2029")
+
+
 @attrs.frozen(repr=False)
 class YAMLCodec:
     """YAML by PyYAML. The extra `yaml`.
@@ -207,7 +224,8 @@ class YAMLCodec:
         return self
 
     def dumps(self, obj: Any, /) -> bytes:
-        text: str = _installed("yaml", "yaml").safe_dump(obj, allow_unicode=True, sort_keys=False)
+        yaml = _installed("yaml", "yaml")
+        text: str = yaml.dump(obj, Dumper=_yaml_dumper(), allow_unicode=True, sort_keys=False)
         return text.encode()
 
     def loads(self, data: bytes, /) -> Any:

@@ -234,12 +234,10 @@ class Schema:
         return DecodeError(FieldError("$", expected, "nothing", "the schema has allow_empty=False"))
 
     def __repr__(self) -> str:
-        named = (
-            (name, getattr(self, name)) for name in ("key_type", "value_type", "key_serializer", "value_serializer")
-        )
+        named = {name: getattr(self, name) for name in ("key_type", "value_type", "key_serializer", "value_serializer")}
         shown = [
-            f"{name}={type_name(value) if name.endswith('type') else value!r}"
-            for name, value in named
+            f"{name}={repr(value) if name.endswith('serializer') else type_name(value)}"
+            for name, value in named.items()
             if value is not None
         ]
         return f"{type(self).__name__}({', '.join(shown)})"

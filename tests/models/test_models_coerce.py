@@ -166,7 +166,7 @@ def test_in_a_union_what_fits_as_it_is_comes_first() -> None:
 
 def test_a_date_parser_reads_what_others_write() -> None:
     def german(text: str) -> datetime:
-        return datetime.strptime(text, "%d.%m.%Y")  # noqa: DTZ007
+        return datetime.strptime(text, "%d.%m.%Y")
 
     class Bill(Record, date_parser=german):
         due: datetime
