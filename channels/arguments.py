@@ -270,7 +270,8 @@ def schema_of(options: Mapping[str, Any]) -> Schema:
     schema: Schema | None = options.get("schema")
     if schema is None:
         return Schema(**given)
-    return schema.but(**given) if given else schema
+    others = {name: value for name, value in given.items() if value != getattr(schema, name)}
+    return schema.but(**others) if others else schema
 
 
 def changed(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

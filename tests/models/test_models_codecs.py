@@ -331,7 +331,7 @@ def test_packages_bring_codecs_by_entry_points(registry: None, monkeypatch: pyte
     assert value_serde(str, "upper").dumps("a") == b"A"
     assert value_serde(str, "upper").loads(b"AB") == "ab"
     assert "upper" in codecs.names()
-    with pytest.raises(LookupError, match="'broken': entry point .*:ALLOWED' is no codec"):
+    with pytest.raises(LookupError, match=r"'broken': entry point .*:ALLOWED' is no codec"):
         codecs.get_codec("broken")
 
 

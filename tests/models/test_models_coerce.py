@@ -31,6 +31,7 @@ class Loose(Record, coerce=True):
     either: int | None = None
 
 
+META: Any = type(Record)
 UTC = timezone.utc  # noqa: UP017  # the name that all versions have
 
 
@@ -183,7 +184,7 @@ def test_a_date_parser_reads_what_others_write() -> None:
     with pytest.raises(DecodeError, match="the date_parser gave str"):
         Wrong.from_data({"due": "x"})
     with pytest.raises(TypeError, match="date_parser is a function"):
-        type(Record)("Odd", (Record,), {}, date_parser="iso")
+        META("Odd", (Record,), {}, date_parser="iso")
 
 
 @pytest.mark.parametrize("option", ["isodates", "decimals"])
@@ -195,4 +196,4 @@ def test_isodates_and_decimals_are_always_on(option: str) -> None:
     read = Dated.loads(b'{"when": "2026-01-02T00:00:00", "price": "1.5"}')
     assert read == Dated(datetime(2026, 1, 2), Decimal("1.5"))
     with pytest.raises(TypeError, match=f"{option}=False: .* annotate the field as str"):
-        type(Record)("Odd", (Record,), {}, **{option: False})
+        META("Odd", (Record,), {}, **{option: False})

@@ -13,7 +13,7 @@ class Order(Record):
     number: int = field(input_name="order-number")
     account: str = field(input_name="acct", output_name="account")
     token: str = field(default="", exclude=True)
-    note: str | None = field(required=False)
+    note: str | None = None
 
 
 def test_a_field_may_have_other_names_in_messages() -> None:
@@ -58,6 +58,16 @@ def test_a_union_knows_fields_by_their_names_in_messages() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         field(**options)
+
+
+def test_a_field_that_is_not_required_is_none() -> None:
+    class Noted(Record):
+        n: int
+        note: str | None = field(required=False)  # type checkers want `= None`
+
+    made: Any = Noted
+    assert made(1).note is None
+    assert Noted.loads(b'{"n": 1}') == made(1, None)
 
 
 def test_two_fields_cannot_have_one_name_in_messages() -> None:

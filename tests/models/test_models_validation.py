@@ -17,6 +17,7 @@ import pytest
 from famulus.models import DecodeError, Record, ValidationError, field
 
 T = TypeVar("T")
+META: Any = type(Record)
 
 
 class Colour(enum.Enum):
@@ -87,7 +88,7 @@ class Page(Record, Generic[T]):
 )
 def test_the_constructor_takes_what_the_annotation_says(annotation: str, good: list[Any], bad: list[Any]) -> None:
     namespace = {"__annotations__": {"value": annotation}, "__module__": __name__}
-    checked: Any = type(Record)("Checked", (Record,), namespace, validation=True)
+    checked = META("Checked", (Record,), namespace, validation=True)
     for value in good:
         assert checked(value).value == value
     for value in bad:
