@@ -71,12 +71,17 @@ class Subscription(ABC):
             return
         async with self._start_lock:
             if not self._started:
-                if self.feeder is not None:
-                    await self.feeder.prepare()
+                await self._provide()
                 await self._begin()
                 if self.feeder is not None:
                     await self.feeder.start()
                 self._started = True
+
+    async def _provide(self) -> None:
+        """Have made what it reads, where that is derived: from the source on, since each asks how many partitions it has."""
+        if self.feeder is not None:
+            await self.feeder.source._provide()
+            await self.feeder.prepare()
 
     async def _begin(self) -> None:  # noqa: B027  # a local channel has nothing to do
         """Declare what has to be, and attach the inbox."""
