@@ -49,8 +49,10 @@ if TYPE_CHECKING:
     from .models.codecs import Codec as Codec
     from .models.errors import DecodeError as DecodeError
     from .models.errors import EncodeError as EncodeError
+    from .models.errors import ValidationError as ValidationError
     from .models.record import Record as Record
     from .models.record import field as field
+    from .models.schema import Schema as Schema
     from .supervision.backoff import Backoff as Backoff
     from .supervision.errors import SupervisorFailed as SupervisorFailed
     from .supervision.strategies import CrashingSupervisor as CrashingSupervisor
@@ -101,6 +103,7 @@ _EXPORTS = {
     # values
     "Codec": ".models.codecs",
     "Record": ".models.record",
+    "Schema": ".models.schema",
     "field": ".models.record",
     # supervision; all of it is in famulus.supervision
     "Backoff": ".supervision.backoff",
@@ -130,6 +133,7 @@ _EXPORTS = {
     "TopicMismatch": ".channels.errors",
     "TransportError": ".channels.errors",
     "UnknownTopic": ".channels.errors",
+    "ValidationError": ".models.errors",
     "YieldInsideNursery": ".actors.errors",
 }
 
@@ -162,6 +166,7 @@ __all__ = [  # noqa: RUF022  # in groups
     # values
     "Codec",
     "Record",
+    "Schema",
     "field",
     # supervision; all of it is in famulus.supervision
     "Backoff",
@@ -191,6 +196,7 @@ __all__ = [  # noqa: RUF022  # in groups
     "TopicMismatch",
     "TransportError",
     "UnknownTopic",
+    "ValidationError",
     "YieldInsideNursery",
 ]
 

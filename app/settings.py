@@ -20,6 +20,8 @@ from ..channels.options import MessagingOptions, setting
 __all__ = ["Settings", "parse_setting", "resolve_settings"]
 
 _PREFIX = "FAMULUS_"
+_YES = frozenset({"true", "yes", "on", "1"})
+_NO = frozenset({"false", "no", "off", "0"})
 
 
 @attrs.frozen(kw_only=True)
@@ -89,9 +91,14 @@ def parse_setting(source: str, text: str, default: Any) -> Any:
         source: where the text was found, for the message.
 
     Raises:
-        ImproperlyConfigured: it is no number, and a number is needed.
+        ImproperlyConfigured: it is no number, and a number is needed; or neither yes nor no, where that is.
     """
     kind = type(default)
+    if kind is bool:
+        word = text.strip().lower()
+        if word not in _YES | _NO:
+            raise ImproperlyConfigured(f"{source}={text!r}: expected true or false")
+        return word in _YES
     if kind not in (int, float):
         return text
     try:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, get_args
 
-from ..models import Codec
+from ..models import Codec, Schema
 from .errors import ImproperlyConfigured
 from .future import DeliveryCallback
 from .message import HeadersArg, Message
@@ -33,10 +33,12 @@ __all__ = [
     "SendSoonOptions",
     "Serializer",
     "TopicOptions",
+    "changed",
     "channel_options",
     "check_count",
     "check_options",
     "compiled_pattern",
+    "schema_of",
     "topic_config",
     "topic_title",
 ]
@@ -55,7 +57,8 @@ class ChannelOptions(TypedDict, total=False):
     Attributes:
         key_type: what keys are decoded into. Without one they are bytes.
         key_serializer, value_serializer: codecs; the settings of the same names by default.
-        schema: how keys and values are encoded and decoded together, in place of the four above.
+        schema: a `Schema`: types and codecs in one, which may choose them by a message's headers. What is given beside it
+            counts more than what it says.
         maxsize: messages that wait for one reader before its senders wait, or its partitions are paused; setting
             `stream_buffer_maxsize` by default.
         acks: acknowledge events automatically; False leaves `event.ack()` to you.
@@ -64,7 +67,7 @@ class ChannelOptions(TypedDict, total=False):
     key_type: Any
     key_serializer: Serializer
     value_serializer: Serializer
-    schema: Any
+    schema: Schema | None
     maxsize: int | None
     acks: bool
 
@@ -139,7 +142,7 @@ class MessageOptions(TypedDict, total=False):
     partition: int | None
     timestamp: float | None
     headers: HeadersArg
-    schema: Any
+    schema: Schema | None
     key_serializer: Serializer
     value_serializer: Serializer
     callback: DeliveryCallback | None
@@ -206,6 +209,7 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "maxsize": _AT_LEAST_WHOLE,
     "partitions": _AT_LEAST_WHOLE,
     "replicas": _AT_LEAST_WHOLE,
+    "schema": (lambda value: value is None or isinstance(value, Schema), "a famulus.Schema"),
     "key_serializer": _CODEC,
     "value_serializer": _CODEC,
     "acks": _TRUTH,
@@ -255,6 +259,25 @@ def check_count(owner: str, name: str, value: Any) -> None:
     """
     if not _whole(value):
         raise ImproperlyConfigured(f"{owner} {name}={value!r}: expected {_AT_LEAST_WHOLE[1]}")
+
+
+_OF_SCHEMA = ("key_type", "value_type", "key_serializer", "value_serializer")
+
+
+def schema_of(options: Mapping[str, Any]) -> Schema:
+    """The schema that options come to."""
+    given = {name: options[name] for name in _OF_SCHEMA if options.get(name) is not None}
+    schema: Schema | None = options.get("schema")
+    if schema is None:
+        return Schema(**given)
+    others = {name: value for name, value in given.items() if value != getattr(schema, name)}
+    return schema.but(**others) if others else schema
+
+
+def changed(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a copy: another schema comes in the place of what was said before of types and codecs."""
+    kept = {name: value for name, value in options.items() if not (changes.get("schema") and name in _OF_SCHEMA)}
+    return {**kept, **changes}
 
 
 def topic_config(

@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 import trio
 
+from ..models import Schema
 from .arguments import (
     Changes,
     ChannelOptions,
@@ -21,7 +22,9 @@ from .arguments import (
     SendOptions,
     SendSoonOptions,
     Serializer,
+    changed,
     check_options,
+    schema_of,
 )
 from .event import Event
 from .foreign import ForeignSubscription
@@ -80,12 +83,12 @@ class Channel(Generic[T]):
     def _configure(self, app: Declaration, name: str, value_type: Any, options: ChannelOptions) -> None:
         self.app = app
         self.name = name
-        self.value_type = value_type
-        self._options = options
-        self.key_type = options.get("key_type")
-        self.key_serializer = options.get("key_serializer")
-        self.value_serializer = options.get("value_serializer")
-        self.schema = options.get("schema")
+        self._options: dict[str, Any] = {"value_type": value_type, **options}
+        self.schema = schema = schema_of(self._options)
+        self.key_type = schema.key_type
+        self.value_type = schema.value_type
+        self.key_serializer = schema.key_serializer
+        self.value_serializer = schema.value_serializer
         self.maxsize = options.get("maxsize")
         self.acks = options.get("acks", True)
         self._root: Channel[Any] = self
@@ -101,7 +104,7 @@ class Channel(Generic[T]):
         Raises:
             ImproperlyConfigured: a value is not what its option takes.
         """
-        options: dict[str, Any] = {"name": self.name, "value_type": self.value_type, **self._options, **changes}
+        options = {"name": self.name, **changed(self._options, changes)}
         copy = type(self)(self.app, **options)
         copy._root = self._root
         return copy
@@ -344,7 +347,7 @@ def _event(
     partition: int | None = None,
     timestamp: float | None = None,
     headers: HeadersArg = None,
-    schema: Any = None,
+    schema: Schema | None = None,
     key_serializer: Serializer = None,
     value_serializer: Serializer = None,
     callback: DeliveryCallback | None = None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from ..models import Schema
 from .event import Event, FailurePolicy
 from .inbox import BatchInbox, EventInbox
 from .message import TP, Message
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .subscription import Subscription
     from .taking import Gathered
 
-__all__ = ["BadMessage", "BatchCursor", "Cursor", "Decoder", "EventCursor", "Thrown", "is_stale"]
+__all__ = ["BadMessage", "BatchCursor", "Cursor", "Decoder", "EventCursor", "SchemaCursor", "Thrown", "is_stale"]
 
 _HELD_LOOK = 64
 """How many events a stream without acknowledgement hands out before it looks which of them are done."""
@@ -425,6 +426,22 @@ class BatchCursor(Cursor):
                 message.release()
         self._index = self._length
         self.redeliver.clear()
+
+
+class SchemaCursor(BatchCursor):
+    """A place in an inbox of batches that are decoded by a schema of the user's, which may look at the headers."""
+
+    __slots__ = ("_schema",)
+
+    def __init__(self, inbox: BatchInbox, schema: Schema) -> None:
+        super().__init__(inbox, self._key, self._value)
+        self._schema: Final = schema
+
+    def _key(self, data: bytes | None) -> Any:
+        return self._schema.decode_key(data, self._batch[self._index - 1].headers)
+
+    def _value(self, data: bytes | None) -> Any:
+        return self._schema.decode_value(data, self._batch[self._index - 1].headers)  # of the message being taken
 
 
 def is_stale(message: Message) -> bool:

@@ -33,10 +33,7 @@ def target_of(event: Event[Any], channel: Channel[Any] | str) -> Channel[Any]:
         return Topic(
             source.app,
             channel,
-            key_type=source.key_type,
-            value_type=source.value_type,
-            key_serializer=source.key_serializer,
-            value_serializer=source.value_serializer,
+            schema=source.schema,
         )
 
     return reader.run.state(("topic like", source, channel), make)
@@ -88,8 +85,8 @@ async def carry(
         source = None if event.cursor.subscription is None else event.cursor.subscription.channel
         if isinstance(source, Topic):
             ours, theirs = source.serdes(current_run(source.app)), target.serdes(current_run(target.app))
-            raw_key = key is UNCHANGED and ours.key is theirs.key
-            raw_value = value is event.value and ours.value is theirs.value
+            raw_key = key is UNCHANGED and ours.schema.key_form is theirs.schema.key_form
+            raw_value = value is event.value and ours.schema.value_form is theirs.schema.value_form
     return await _pass_on(
         event,
         target,
@@ -124,14 +121,10 @@ async def _pass_on(
     if not isinstance(target, Topic):
         return await target.send(value, key=key, partition=partition, timestamp=timestamp, headers=headers)
     run = current_run(target.app)
-    serdes = target.serdes(run)
-    future = FutureMessage(
-        target.destination,
-        event.message.key if raw_key else serdes.key.dumps(key),
-        event.message.value if raw_value else serdes.value.dumps(value),
-        headers,
-        timestamp,
+    key, value, headers = target.encoded(
+        run, key, value, headers, event.message.key if raw_key else None, event.message.value if raw_value else None
     )
+    future = FutureMessage(target.destination, key, value, headers, timestamp)
     await run.producer.wait_room()
     run.producer.enqueue(future, partition=partition)
     hand = current_hand.get()

@@ -127,9 +127,7 @@ def _own_topic(
     return Topic(
         source.run.app,
         name,
-        key_type=_key_type(key, value_type),
-        value_type=value_type,
-        value_serializer=channel.value_serializer,
+        schema=channel.schema.regrouped(key_type=_key_type(key, value_type), value_type=value_type),
         partitions=partitions,
         internal=True,
         config=REPARTITION_CONFIG,
@@ -148,10 +146,8 @@ def _named(source: Subscription, steps: tuple[Step, ...], channel: Channel[Any] 
         return Topic(
             source.run.app,
             channel,
-            key_type=like.key_type,
-            value_type=mapped_type(steps) or like.value_type,
-            key_serializer=like.key_serializer,
-            value_serializer=like.value_serializer,
+            value_type=mapped_type(steps),
+            schema=like.schema,
         )
 
     return source.run.state(("through", source, channel), make)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import attrs
 
+from ..models import CODEC_LIMITS, CodecLimits
 from .errors import ImproperlyConfigured
 
 __all__ = ["MessagingOptions", "setting"]
@@ -34,6 +35,11 @@ def _text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise ImproperlyConfigured(f"setting {attribute.name}={value!r}: expected text that is not empty")
 
 
+def _flag(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"setting {attribute.name}={value!r}: expected True or False")
+
+
 def _choice(*choices: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value not in choices:
@@ -55,7 +61,9 @@ def setting(
     validator: Callable[[Any, attrs.Attribute[Any], Any], None]
     if choices:
         validator = _choice(*choices)
-    elif isinstance(default, int | float) and not isinstance(default, bool):
+    elif isinstance(default, bool):
+        validator = _flag
+    elif isinstance(default, int | float):
         validator = _number(type(default), 0 if low is None else low, high)
     else:
         validator = _text
@@ -123,6 +131,20 @@ class MessagingOptions:
     )
     key_serializer: str = setting("raw", "codec for keys where the topic names none")
     value_serializer: str = setting("json", "codec for values where the topic names none")
+    codec_allow_pickle: bool = setting(
+        False,
+        "whether the codec pickle decodes; a pickle can run any program: only where all who can write are trusted",
+    )
+    codec_max_decompressed: int = setting(
+        CODEC_LIMITS.max_decompressed,
+        "bytes that a message may have once the codec gzip or zlib has decompressed it",
+        low=1,
+    )
+
+    @property
+    def codec_limits(self) -> CodecLimits:
+        """What decoding may do in this run."""
+        return CodecLimits(allow_pickle=self.codec_allow_pickle, max_decompressed=self.codec_max_decompressed)
 
     def __attrs_post_init__(self) -> None:
         spent = self.stream_drain_timeout + self.producer_flush_timeout + self.broker_commit_timeout

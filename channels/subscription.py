@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .cursor import BadMessage, BatchCursor, Cursor, EventCursor
+from ..models import UnsafeCodec
+from .cursor import BadMessage, BatchCursor, Cursor, EventCursor, SchemaCursor
 from .dead_letters import settle_undecodable
-from .errors import UnknownTopic
+from .errors import ImproperlyConfigured, UnknownTopic
 from .inbox import BatchInbox, EventInbox
 from .readers import Interest
 from .retry import Retry
@@ -70,12 +71,17 @@ class Subscription(ABC):
             return
         async with self._start_lock:
             if not self._started:
-                if self.feeder is not None:
-                    await self.feeder.prepare()
+                await self._provide()
                 await self._begin()
                 if self.feeder is not None:
                     await self.feeder.start()
                 self._started = True
+
+    async def _provide(self) -> None:
+        """Have made what it reads, where that is derived: from the source on, since each asks how many partitions it has."""
+        if self.feeder is not None:
+            await self.feeder.source._provide()
+            await self.feeder.prepare()
 
     async def _begin(self) -> None:  # noqa: B027  # a local channel has nothing to do
         """Declare what has to be, and attach the inbox."""
@@ -182,6 +188,7 @@ class TopicSubscription(Subscription):
         self._attached = False
 
     async def _begin(self) -> None:
+        self._check_readable()
         await self.channel.prepare(self.run)
         if not self._attached:  # a start that was cancelled is made again
             self._attached = True
@@ -190,6 +197,15 @@ class TopicSubscription(Subscription):
     @property
     def inboxes(self) -> Sequence[BatchInbox]:
         return (self._inbox,)
+
+    def _check_readable(self) -> None:
+        """Rather than let message after message be undecodable."""
+        try:
+            self.channel.serdes(self.run).schema.check_readable()
+        except UnsafeCodec as error:
+            refusal = ImproperlyConfigured(f"{self.channel!r} cannot be read: {error}")
+            self.run.refuse(refusal)
+            raise refusal from error
 
     async def partition_count(self) -> int:
         """Of several topics, the largest number; of a pattern alone, that of a topic made without one, if there is none."""
@@ -204,8 +220,10 @@ class TopicSubscription(Subscription):
         return max(counts, default=run.options.topic_partitions)
 
     def _make_cursor(self, hand: Hand) -> Cursor:
-        serdes = self.channel.serdes(self.run)
-        cursor = BatchCursor(self._inbox, serdes.key.loads, serdes.value.loads)
+        schema = self.channel.serdes(self.run).schema
+        cursor = (
+            SchemaCursor(self._inbox, schema) if schema.custom_loads else BatchCursor(self._inbox, *schema.decoders())
+        )
         self.run.conductor.watch(cursor)
         return cursor
 

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 import attrs
 import trio
 
-from ..models import Serde, key_serde, value_serde
+from ..models import Encoder, Schema
 from .arguments import (
     Changes,
     DerivedOptions,
@@ -19,6 +19,7 @@ from .arguments import (
     SendSoonOptions,
     Serializer,
     TopicOptions,
+    changed,
     channel_options,
     check_options,
     compiled_pattern,
@@ -29,7 +30,7 @@ from .channel import Channel
 from .errors import ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
-from .message import HeadersArg, as_headers
+from .message import Headers, HeadersArg, as_headers
 from .partitioner import partition_for
 from .preparing import Preparation
 from .runs import Declaration, Run, current_run
@@ -48,10 +49,11 @@ _END_OF_TIME = 253_402_300_800.0  # the year 10,000
 
 @attrs.define
 class _TopicState:
-    """A topic in one run: its codecs, built once, and what is done before it is used."""
+    """A topic in one run: its schema, what that comes to for bytes alone, and what is done before it is used."""
 
-    key: Serde[Any]
-    value: Serde[Any]
+    schema: Schema
+    dump_key: Encoder
+    dump_value: Encoder
     preparation: Preparation
 
 
@@ -82,7 +84,7 @@ class Topic(Channel[T]):
         self._shown = f"topic {name!r}"
         check_options(self._shown, options, TopicOptions)
         self._configure(app, name, value_type, channel_options(options))
-        self._topic_options = options
+        self._topic_options: dict[str, Any] = {"value_type": value_type, **options}
         self.topics = topics
         self.pattern = pattern
         retention = options.get("retention")
@@ -106,6 +108,8 @@ class Topic(Channel[T]):
         if self.pattern is not None and self.internal:
             raise ImproperlyConfigured(f"{self._shown} internal=True: a pattern names no topic that could be created")
         self._goal = name if len(topics) == 1 else None
+        if self.schema.custom_dumps:  # it may add headers to any message
+            self._plain_promise = self._promise  # type: ignore[method-assign]  # so that other topics need not ask
 
     # -- copies --------------------------------------------------------------------------------------------
 
@@ -156,7 +160,7 @@ class Topic(Channel[T]):
 
     def _changed(self, changes: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
         """The names and options that a changed copy has."""
-        options: dict[str, Any] = {"value_type": self.value_type, **self._topic_options, **changes}
+        options = changed(self._topic_options, changes)
         topics = tuple(options.pop("topics", None) or ())
         name = options.pop("name", None)
         if name is not None:
@@ -250,15 +254,11 @@ class Topic(Channel[T]):
         return run.state(self, lambda: self._make_state(run))
 
     def _make_state(self, run: Run) -> _TopicState:
-        options = run.options
         preparation = Preparation(run, self)
         if self._goal is not None:
             run.producer.declare[self._goal] = preparation.attempt
-        return _TopicState(
-            key_serde(self.key_type, self.key_serializer, default=options.key_serializer),
-            value_serde(self.value_type, self.value_serializer, default=options.value_serializer),
-            preparation,
-        )
+        schema = _bound(self.schema, run)
+        return _TopicState(schema, *schema.encoders(), preparation)
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -289,7 +289,7 @@ class Topic(Channel[T]):
         if self.partitions is None:
             raise ImproperlyConfigured(f"{self._shown} has no declared number of partitions: give partitions=")
         run = current_run(self.app)
-        return partition_for(self.serdes(run).key.dumps(key), self.partitions)
+        return partition_for(self.serdes(run).schema.encode_key(key, ())[0], self.partitions)
 
     async def send(self, value: Any = None, *, key: Any = None, **options: Unpack[SendOptions]) -> FutureMessage:
         """Hand a message to the producer, waiting for room in its buffer. Await the result for the delivery.
@@ -385,11 +385,28 @@ class Topic(Channel[T]):
         state = self.serdes(run)
         return FutureMessage(
             self._goal or self._one("written to"),
-            None if key is None else state.key.dumps(key),
-            None if value is None else state.value.dumps(value),
+            None if key is None else state.dump_key(key),
+            None if value is None else state.dump_value(value),
             (),
             time.time(),
         )
+
+    def encoded(
+        self, run: Run, key: Any, value: Any, headers: Headers, raw_key: bytes | None, raw_value: bytes | None
+    ) -> tuple[bytes | None, bytes | None, Headers]:
+        """Key, value and headers as they are sent; raw bytes go as they are."""
+        state = self.serdes(run)
+        if not state.schema.custom_dumps:
+            return (
+                state.dump_key(key) if raw_key is None else raw_key,
+                state.dump_value(value) if raw_value is None else raw_value,
+                headers,
+            )
+        if raw_key is None:
+            raw_key, headers = state.schema.encode_key(key, headers)
+        if raw_value is None:
+            raw_value, headers = state.schema.encode_value(value, headers)
+        return raw_key, raw_value, headers
 
     def _promise(
         self,
@@ -400,7 +417,7 @@ class Topic(Channel[T]):
         partition: int | None = None,
         timestamp: float | None = None,
         headers: HeadersArg = None,
-        schema: Any = None,
+        schema: Schema | None = None,
         key_serializer: Serializer = None,
         value_serializer: Serializer = None,
         callback: DeliveryCallback | None = None,
@@ -413,16 +430,21 @@ class Topic(Channel[T]):
         if partition is not None and partition < 0:
             raise ValueError(f"partition={partition!r}: expected a whole number of at least 0")
         state = self.serdes(run)
-        key_codec, value_codec = state.key, state.value
-        if key_serializer is not None:
-            key_codec = key_serde(self.key_type, key_serializer)
-        if value_serializer is not None:
-            value_codec = value_serde(self.value_type, value_serializer)
+        pairs = as_headers(headers) if headers else ()
+        if schema is None and key_serializer is None and value_serializer is None and not state.schema.custom_dumps:
+            key = None if key is None else state.dump_key(key)
+            value = None if value is None else state.dump_value(value)
+        else:
+            used = state.schema if schema is None else _bound(schema, run)
+            if key_serializer is not None or value_serializer is not None:
+                used = used.but(key_serializer=key_serializer, value_serializer=value_serializer)
+            key, pairs = used.encode_key(key, pairs)
+            value, pairs = used.encode_value(value, pairs)
         future = FutureMessage(
             self._goal or self._one("written to"),
-            None if key is None else key_codec.dumps(key),
-            None if value is None else value_codec.dumps(value),
-            as_headers(headers) if headers else (),
+            key,
+            value,
+            pairs,
             time.time() if timestamp is None else timestamp,
             callback=callback,
         )
@@ -437,3 +459,10 @@ def _as_output(future: FutureMessage) -> FutureMessage:
     if hand is not None:
         hand.claim(future)
     return future
+
+
+def _bound(schema: Schema, run: Run) -> Schema:
+    options = run.options
+    return schema.bound(
+        key_serializer=options.key_serializer, value_serializer=options.value_serializer, limits=options.codec_limits
+    )

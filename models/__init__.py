@@ -5,13 +5,14 @@ trio.
 """
 
 from . import codecs
-from .codecs import Codec, get_codec
-from .errors import DecodeError, EncodeError, FieldError
+from .codecs import CODEC_LIMITS, Codec, CodecLimits, UnsafeCodec, get_codec
+from .errors import DecodeError, EncodeError, FieldError, ValidationError
 from .fields import field
 from .record import Record
+from .schema import Encoder, Schema
 from .serde import Serde, key_serde, value_serde
 
 __all__ = ["Record", "field"]
-__all__ += ["Codec", "codecs", "get_codec"]
-__all__ += ["Serde", "key_serde", "value_serde"]
-__all__ += ["DecodeError", "EncodeError", "FieldError"]
+__all__ += ["CODEC_LIMITS", "Codec", "CodecLimits", "UnsafeCodec", "codecs", "get_codec"]
+__all__ += ["Encoder", "Schema", "Serde", "key_serde", "value_serde"]
+__all__ += ["DecodeError", "EncodeError", "FieldError", "ValidationError"]

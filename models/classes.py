@@ -15,11 +15,13 @@ from typing import Any, get_args, get_origin
 import attrs
 
 from .containers import failures
-from .errors import FieldError, Mismatch, field_path, mismatch, short
+from .errors import FieldError, Mismatch, ValidationError, field_path, mismatch, short
 from .hints import field_types, type_name, typed_dict_types
 from .leaves import Hook
+from .tags import tag_keys, tagged_hook
+from .traits import ABSTRACT, STRICT, Coercer, Mode, extras_of, field_mode, is_record, options_of, wire_names
 
-__all__ = ["Field", "class_fields", "class_hook", "field_names", "is_class_like", "unwrap"]
+__all__ = ["Field", "class_fields", "class_hook", "field_names", "is_class_like", "is_tagged", "unwrap"]
 
 REQUIRED: Any = object()
 ABSENT: Any = object()  # a typed dict's key that may stay away
@@ -27,7 +29,10 @@ ABSENT: Any = object()  # a typed dict's key that may stay away
 
 @attrs.frozen
 class Field:
-    """One field as a hook needs it. `default` is REQUIRED, ABSENT, or a function that gives the default."""
+    """One field as a hook needs it.
+
+    `name` is the one in what is read. `default` is REQUIRED, ABSENT, or a function that gives the default.
+    """
 
     name: str
     type: Any
@@ -35,6 +40,7 @@ class Field:
     positional: bool
     default: Any
     converted: bool = False
+    mode: Mode = STRICT
 
 
 def is_class_like(tp: Any) -> bool:
@@ -58,9 +64,10 @@ def class_fields(tp: Any) -> list[Field]:
     if attrs.has(cls):
         members = [a for a in attrs.fields(cls) if a.init]
         hints = field_types(tp, [a.name for a in members])
+        options = options_of(cls)
         return [
             Field(
-                a.name,
+                wire_names(a)[0],
                 hints.get(a.name, a.type if a.type is not None else Any),
                 a.alias or a.name,
                 not a.kw_only,
@@ -68,7 +75,8 @@ def class_fields(tp: Any) -> list[Field]:
                 REQUIRED
                 if a.default is attrs.NOTHING
                 else _constant(attrs.NOTHING if _is_factory(a.default) else a.default),
-                a.converter is not None,
+                a.converter is not None and not isinstance(a.converter, Coercer),
+                field_mode(options, extras_of(a)),
             )
             for a in members
         ]
@@ -113,14 +121,39 @@ def unwrap(tp: Any) -> Any:
             return tp
 
 
-def class_hook(tp: Any, hook_of: Callable[[Any], Hook], explain: bool) -> Hook:
-    """The hook for `tp`. Raises `TypeError` for an abstract record."""
+def is_tagged(tp: Any, mode: Mode = STRICT) -> bool:
+    """Whether values of `tp` may say which subclass they are."""
+    cls: Any = get_origin(tp) or tp
+    options = options_of(cls)
+    return options.include_metadata or options.allow_blessed_key or (mode.polymorphic and is_record(cls))
+
+
+def class_hook(tp: Any, hook_of: Callable[[Any, Mode], Hook], explain: bool, mode: Mode = STRICT) -> Hook:
+    """The hook for `tp`. Raises `TypeError` for an abstract record without a tag."""
     cls: Any = get_origin(tp) or tp
     name = type_name(tp)
-    if vars(cls).get("__record_abstract__"):
-        raise TypeError(f"{name} is abstract: values are decoded to a subclass, or to a union of subclasses")
+    abstract = vars(cls).get(ABSTRACT, False)
+    if is_tagged(tp, mode):
+        own = None if abstract else _own_hook(tp, hook_of, explain)
+
+        def hook_for(found: Any) -> Hook | None:
+            return None if vars(found).get(ABSTRACT) else _own_hook(found, hook_of, explain)
+
+        return tagged_hook(cls, name, own, hook_for, tag_keys(mode.blessed or options_of(cls).allow_blessed_key))
+    if abstract:
+        raise TypeError(
+            f"{name} is abstract: values are decoded to a subclass, to a union of subclasses, or, where they say which "
+            "one they are, to a base with include_metadata=True"
+        )
+    return _own_hook(tp, hook_of, explain)
+
+
+def _own_hook(tp: Any, hook_of: Callable[[Any, Mode], Hook], explain: bool) -> Hook:
+    cls: Any = get_origin(tp) or tp
+    name = type_name(tp)
     fields = class_fields(tp)
-    hooks = {f.name: _lenient(hook_of(f.type)) if f.converted else hook_of(f.type) for f in fields}
+    hooks = {f.name: hook_of(f.type, f.mode) for f in fields}
+    hooks |= {f.name: _lenient(hooks[f.name]) for f in fields if f.converted}
     make = dict if not (attrs.has(cls) or dataclasses.is_dataclass(cls)) else cls
     build = _explained if explain else _generated
     return build(make, name, fields, hooks)
@@ -166,6 +199,8 @@ def _explained(make: Any, name: str, fields: list[Field], hooks: Mapping[str, Ho
             raise Mismatch(errors)
         try:
             return make(**given)
+        except ValidationError as exc:
+            raise Mismatch([attrs.evolve(e, path=e.path.removeprefix("$")) for e in exc.errors]) from exc
         except Exception as exc:  # a validator or the class's own __attrs_post_init__
             reason = str(exc.args[0]) if exc.args else type(exc).__name__
             raise Mismatch([FieldError("", name, short(value), reason)]) from exc
@@ -184,7 +219,7 @@ def _generated(make: Any, name: str, fields: list[Field], hooks: Mapping[str, Ho
     optional: list[str] = []
     for i, field in enumerate(fields):
         scope[f"h{i}"] = hooks[field.name]
-        check = None if field.converted else _check(field.type, f"v{i}")
+        check = None if field.converted or field.mode.coerce else _check(field.type, f"v{i}")
         read = [f"v{i} = o[{field.name!r}]", *([f"v{i} = h{i}(v{i}, None)"] if check is None else check)]
         if field.default is REQUIRED:
             lines += [f" {line}" for line in read]

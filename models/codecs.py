@@ -1,102 +1,144 @@
-"""Codecs: between plain data and bytes.
+"""Codecs by name: between plain data and bytes.
 
-`register` adds one by name; topics and records name them as serializer.
+Topics and records name one as serializer; `register` adds one, and so does an entry point of the group
+`famulus.codecs`. A name may be a chain, `"json|gzip"`: from left to right when encoding. The codecs themselves are in
+`encodings`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from importlib.metadata import entry_points
+from typing import Any
 
-import orjson
+from .encodings import (
+    CODEC_LIMITS,
+    BinaryCodec,
+    Chain,
+    Codec,
+    CodecLimits,
+    CompressCodec,
+    JSONCodec,
+    MsgpackCodec,
+    PickleCodec,
+    RawCodec,
+    UnsafeCodec,
+    YAMLCodec,
+)
 
-from .plain import dump_json
+__all__ = ["CODEC_LIMITS", "Codec", "CodecLimits", "UnsafeCodec"]
+__all__ += [
+    "BinaryCodec",
+    "Chain",
+    "CompressCodec",
+    "JSONCodec",
+    "MsgpackCodec",
+    "PickleCodec",
+    "RawCodec",
+    "YAMLCodec",
+]
+__all__ += ["chain", "dumps", "get_codec", "loads", "names", "register"]
 
-__all__ = ["Codec", "JSONCodec", "RawCodec"]
-__all__ += ["get_codec", "names", "register"]
+GROUP = "famulus.codecs"
 
-
-@runtime_checkable
-class Codec(Protocol):
-    """Anything that makes bytes of plain data (None, bool, int, float, str, list, dict) and plain data of
-    bytes.
-
-    It raises any `ValueError` or `TypeError` on what it cannot do; the serde around it says which type and
-    where.
-    """
-
-    def dumps(self, obj: Any, /) -> bytes: ...
-
-    def loads(self, data: bytes, /) -> Any: ...
-
-
-class JSONCodec:
-    """JSON by orjson. Encodes every supported type; NaN and infinity become `null`, as JSON has neither."""
-
-    __slots__ = ()
-
-    # The C functions themselves: a method around them would cost a call per message.
-    dumps = staticmethod(dump_json)
-    loads = staticmethod(orjson.loads)
-
-    def __repr__(self) -> str:
-        return "<codec json>"
-
-
-class RawCodec:
-    """Bytes as they are; text is UTF-8."""
-
-    __slots__ = ()
-
-    def dumps(self, obj: Any, /) -> bytes:
-        if isinstance(obj, bytes):
-            return obj
-        if isinstance(obj, str):
-            return obj.encode()
-        if isinstance(obj, bytearray | memoryview):
-            return bytes(obj)
-        raise TypeError(f"the raw codec takes bytes or str, not {type(obj).__name__}")
-
-    def loads(self, data: bytes, /) -> bytes:
-        return data
-
-    def __repr__(self) -> str:
-        return "<codec raw>"
-
-
-_codecs: dict[str, Codec] = {"json": JSONCodec(), "raw": RawCodec()}
+_codecs: dict[str, Codec] = {
+    "binary": BinaryCodec(),
+    "gzip": CompressCodec("gzip"),
+    "json": JSONCodec(),
+    "msgpack": MsgpackCodec(),
+    "pickle": PickleCodec(),
+    "raw": RawCodec(),
+    "yaml": YAMLCodec(),
+    "zlib": CompressCodec("zlib"),
+}
 
 
 def register(name: str, codec: Codec) -> None:
     """Make `codec` known as `name`. A name that is taken is replaced, for serdes built from then on.
 
-    Raises `TypeError` when the codec lacks `dumps` or `loads`.
+    Raises `TypeError` when the codec lacks `dumps` or `loads`, or the name cannot stand in a chain.
     """
     if not isinstance(codec, Codec):
         raise TypeError(f"codec {name!r} needs the methods dumps(obj) and loads(bytes), got {codec!r}")
     if not name or not isinstance(name, str):
         raise TypeError(f"a codec's name is a non-empty str, got {name!r}")
+    if "|" in name or name != name.strip():
+        raise TypeError(f"a codec's name has no '|' in it and no space around it, got {name!r}")
     _codecs[name] = codec
 
 
 def names() -> tuple[str, ...]:
     """The names that `get_codec` knows, sorted."""
-    return tuple(sorted(_codecs))
+    return tuple(sorted({*_codecs, *(entry.name for entry in entry_points(group=GROUP))}))
 
 
-def get_codec(name_or_codec: str | Codec) -> Codec:
-    """The codec of that name; a codec is returned as it is.
+def get_codec(name_or_codec: str | Codec, limits: CodecLimits = CODEC_LIMITS) -> Codec:
+    """The codec of that name, or the chain of those names; a codec is returned as it is.
 
+    `limits` say what decoding may do: they go to every codec that has a method `limited(limits)`.
+
+    >>> get_codec("json|gzip").loads(get_codec("json|gzip").dumps([1]))
+    [1]
     >>> get_codec("jsno")
     Traceback (most recent call last):
-    LookupError: unknown codec 'jsno': expected one of json, raw, or an object with dumps and loads
+    LookupError: unknown codec 'jsno': expected one of binary, gzip, json, msgpack, pickle, raw, yaml, zlib, a chain of \
+them as in 'json|gzip', or an object with dumps and loads
     """
     if isinstance(name_or_codec, str):
-        try:
-            return _codecs[name_or_codec]
-        except KeyError:
-            pass
+        parts = [_named(part.strip(), name_or_codec) for part in name_or_codec.split("|")]
+        codec = chain(*parts)
     elif isinstance(name_or_codec, Codec):
-        return name_or_codec
-    raise LookupError(
-        f"unknown codec {name_or_codec!r}: expected one of {', '.join(names())}, or an object with dumps and loads"
+        codec = name_or_codec
+    else:
+        raise _unknown(name_or_codec)
+    limited = getattr(codec, "limited", None)
+    return codec if limited is None else limited(limits)
+
+
+def chain(*parts: Codec) -> Codec:
+    """One codec of several: the first one takes values, each further one the bytes of the one before.
+
+    A chain that begins with a transform (gzip, zlib, binary) takes what the raw codec takes.
+    """
+    flat = [one for part in parts for one in ((part.head, *part.transforms) if isinstance(part, Chain) else (part,))]
+    if not flat:
+        raise TypeError("a chain has at least one codec")
+    if isinstance(flat[0], BinaryCodec | CompressCodec):
+        flat.insert(0, RawCodec())
+    return flat[0] if len(flat) == 1 else Chain(flat[0], tuple(flat[1:]))
+
+
+def dumps(codec: str | Codec, obj: Any) -> bytes:
+    """The bytes of plain data. Raises what the codec raises."""
+    return get_codec(codec).dumps(obj)
+
+
+def loads(codec: str | Codec, data: bytes, *, allow_pickle: bool = False) -> Any:
+    """Plain data of bytes. Raises what the codec raises."""
+    return get_codec(codec, CodecLimits(allow_pickle=allow_pickle)).loads(data)
+
+
+def _named(name: str, whole: str) -> Codec:
+    codec = _codecs.get(name) or _from_entry_point(name)
+    if codec is None:
+        raise _unknown(whole if name == whole else f"{name} (in {whole})")
+    return codec
+
+
+def _from_entry_point(name: str) -> Codec | None:
+    for entry in entry_points(group=GROUP, name=name):
+        found = entry.load()
+        codec = found() if isinstance(found, type) else found
+        if not isinstance(codec, Codec):
+            raise LookupError(
+                f"codec {name!r}: entry point {entry.value!r} is no codec: expected an object with dumps and loads, "
+                "or a class of such objects that is called without arguments"
+            )
+        return _codecs.setdefault(name, codec)
+    return None
+
+
+def _unknown(name: object) -> LookupError:
+    return LookupError(
+        f"unknown codec {name!r}: expected one of {', '.join(names())}, a chain of them as in 'json|gzip', or an object "
+        "with dumps and loads"
     )

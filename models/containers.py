@@ -1,4 +1,4 @@
-"""Hooks for values with parts of one kind: lists, tuples, sets, mappings, named tuples and unions.
+"""Hooks for values with parts of one kind: lists, tuples, sets, mappings and named tuples.
 
 Each factory gives one of two hooks: the fast one stops at the first bad part and need not say where; the one
 that explains (`explain=True`) looks at all parts and refuses with the path of every bad one.
@@ -6,13 +6,14 @@ that explains (`explain=True`) looks at all parts and refuses with the path of e
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from .errors import FieldError, Mismatch, key_path, mismatch, short
 from .leaves import Hook
 
-__all__ = ["failures", "fixed_hook", "items_hook", "mapping_hook", "named_tuple_hook", "union_hook"]
+__all__ = ["failures", "fixed_hook", "items_hook", "mapping_hook", "named_tuple_hook"]
 
 
 def failures(exc: Exception, step: str, expected: str, value: Any) -> list[FieldError]:
@@ -63,7 +64,7 @@ def items_hook(make: Callable[[Any], Any], item: Hook, name: str, item_name: str
 
 def _sequence(value: Any, name: str) -> Any:
     """A list, or what a codec that knows more than JSON may give for one."""
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | deque):
         return value
     raise mismatch(name, value)
 
@@ -147,36 +148,3 @@ def mapping_hook(
         return make(parts)
 
     return explained if explain else fast
-
-
-def union_hook(members: list[tuple[Any, Hook, frozenset[str] | None]], name: str) -> Hook:
-    """The member that the value fits: of exactly its class first, then, of several with fields, those that
-    share the most field names with it, then in the order of declaration. `members` are (type, hook, field
-    names or None).
-    """
-    exact = {tp: hook for tp, hook, _ in members if tp in (str, int, bool, float, type(None))}
-    rest = [(hook, fields) for tp, hook, fields in members if tp not in exact]
-    if float in exact and int not in exact:
-        exact[int] = exact[float]
-
-    def hook(value: Any, _: Any = None) -> Any:
-        known = exact.get(value.__class__)
-        if known is not None:
-            return known(value, None)
-        choices, shared = rest, 0
-        if value.__class__ is dict:
-            choices = sorted(rest, key=lambda c: -len(value.keys() & c[1]) if c[1] is not None else 0)
-            shared = len(value.keys() & choices[0][1]) if choices and choices[0][1] is not None else 0
-        first: Exception | None = None
-        for choice, _fields in choices:
-            try:
-                return choice(value, None)
-            except Exception as exc:
-                first = first or exc
-        # One candidate, or one that plainly was meant: its own errors say more than "none of these".
-        meant = shared or len(rest) == 1
-        if meant and isinstance(first, Mismatch) and any(error.path for error in first.errors):
-            raise first
-        raise mismatch(name, value)
-
-    return hook

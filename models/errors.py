@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
-__all__ = ["DecodeError", "EncodeError", "FieldError"]
-__all__ += ["Mismatch", "field_path", "key_path", "mismatch", "short"]
+__all__ = ["DecodeError", "EncodeError", "FieldError", "ValidationError"]
+__all__ += ["Mismatch", "field_path", "key_path", "mismatch", "short", "unencodable"]
 
 SHOWN = 60  # characters of a bad value worth a place in a log line
 
@@ -71,16 +71,12 @@ class FieldError:
         return attrs.evolve(self, path=prefix + self.path)
 
 
-class DecodeError(ValueError):
-    """Bytes that do not hold a value of the type asked for.
-
-    `path`, `expected`, `got` and `reason` tell the first bad place, `errors` all of them. Bytes that the
-    codec cannot read at all have the path `$`. It can be pickled.
-    """
+class _Located(ValueError):
+    """Errors with places."""
 
     def __init__(self, *errors: FieldError) -> None:
         if not errors:
-            raise TypeError("DecodeError takes at least one FieldError")
+            raise TypeError(f"{type(self).__name__} takes at least one FieldError")
         super().__init__(*errors)
 
     @property
@@ -108,6 +104,21 @@ class DecodeError(ValueError):
         return f"{self.errors[0]} (and {more} more)" if more else str(self.errors[0])
 
 
+class DecodeError(_Located):
+    """Bytes that do not hold a value of the type asked for.
+
+    `path`, `expected`, `got` and `reason` tell the first bad place, `errors` all of them. Bytes that the
+    codec cannot read at all have the path `$`. It can be pickled.
+    """
+
+
+class ValidationError(_Located):
+    """A record whose fields do not hold what their annotations say, or what their validators want.
+
+    It has the attributes of a `DecodeError`.
+    """
+
+
 class EncodeError(ValueError):
     """A value that cannot be made into bytes.
 
@@ -123,6 +134,11 @@ class EncodeError(ValueError):
 
     def __str__(self) -> str:
         return f"cannot encode {self.got} as {self.expected}: {self.reason}"
+
+
+def unencodable(name: str, value: Any, exc: Exception, reason: str = "") -> EncodeError:
+    """The error for a value that a codec refused."""
+    return EncodeError(name, short(value), reason or str(exc) or type(exc).__name__)
 
 
 class Mismatch(Exception):

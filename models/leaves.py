@@ -15,14 +15,16 @@ from enum import Enum, Flag
 from typing import Any, get_args
 from uuid import UUID
 
+from .coercing import COERCING, coerced_hook, parsed_hook
 from .errors import mismatch
 from .hints import type_name
 from .plain import plain
+from .traits import STRICT, Mode
 
 __all__ = ["Hook", "enum_hook", "exact_hook", "key_hook", "leaf_hook", "literal_hook"]
 
-# The second argument is the type: cattrs calls hooks this way. Ours know their type and ignore it.
 Hook = Callable[[Any, Any], Any]
+"""The second argument is the type: cattrs calls hooks this way. Ours know their type and ignore it."""
 
 INTEGER = re.compile(r"-?[0-9]+")
 
@@ -97,12 +99,18 @@ _LEAVES: dict[Any, Hook] = {
 }
 
 
-def leaf_hook(tp: Any) -> Hook | None:
+def leaf_hook(tp: Any, mode: Mode = STRICT) -> Hook | None:
     """The hook of a builtin type without parts, or None."""
     try:
-        return _LEAVES.get(tp)
+        hook = _LEAVES.get(tp)
     except TypeError:  # not hashable
         return None
+    if hook is not None and mode is not STRICT:
+        if tp is datetime and mode.date_parser is not None:
+            return parsed_hook(mode.date_parser)
+        if mode.coerce and tp in COERCING:
+            return coerced_hook(tp, hook)
+    return hook
 
 
 def literal_hook(tp: Any) -> Hook:
@@ -122,12 +130,16 @@ def literal_hook(tp: Any) -> Hook:
     return hook
 
 
-def enum_hook(cls: type[Enum]) -> Hook:
-    """A member of `cls`, from its value as it is when plain; `_missing_` is asked as in plain Python."""
+def enum_hook(cls: type[Enum], mode: Mode = STRICT) -> Hook:
+    """A member of `cls`, from its value as it is when plain; `_missing_` is asked as in plain Python.
+
+    When coercing, also from the text of a value that is none.
+    """
     name = f"{cls.__name__} ({', '.join(repr(m.value) for m in cls)})"
     wires = [(plain(member.value), member) for member in cls.__members__.values()]
     simple = {(w.__class__, w): m for w, m in wires if not isinstance(w, list | dict)}
     composed = [(w, m) for w, m in wires if isinstance(w, list | dict)]
+    texts = {str(w): m for (_, w), m in simple.items()} if mode.coerce else None
     asks = issubclass(cls, Flag) or "_missing_" in {n for c in cls.__mro__[:-1] if c is not Enum for n in vars(c)}
 
     def hook(value: Any, _: Any = None) -> Any:
@@ -145,6 +157,8 @@ def enum_hook(cls: type[Enum]) -> Hook:
                 return cls(value)
             except Exception as exc:
                 raise mismatch(name, value) from exc
+        if texts is not None and value.__class__ is str and value in texts:
+            return texts[value]
         raise mismatch(name, value)
 
     return hook

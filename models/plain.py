@@ -20,13 +20,17 @@ from uuid import UUID
 import attrs
 import orjson
 
-__all__ = ["dump_json", "plain", "shallow_dict"]
+from .traits import TAG, extras_of, wire_names
+
+__all__ = ["dump_json", "plain", "shallow_dict", "wire_dict"]
 
 OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
 if orjson.dumps(time(0, 0, 0, 10_000)) != b'"00:00:00.010000"':
     # orjson 3.13.0 loses a zero in a `time` of 10,000 to 99,999 microseconds. It can be told to leave all of
     # datetime to us, not `time` alone.
     OPTIONS |= orjson.OPT_PASSTHROUGH_DATETIME
+
+_NONE: frozenset[type] = frozenset()
 
 _hooks: dict[type, Callable[[Any], Any]] = {}
 
@@ -39,6 +43,19 @@ def shallow_dict(cls: type) -> Callable[[Any], dict[str, Any]]:
     return function
 
 
+def wire_dict(cls: type) -> Callable[[Any], dict[str, Any]]:
+    """The same as they are written: under their names there, without those that are left out, with the class's tag."""
+    if not attrs.has(cls):
+        return shallow_dict(cls)
+    kept = [a for a in attrs.fields(cls) if not extras_of(a).exclude]
+    items = [f"{wire_names(a)[1]!r}: o.{a.name}" for a in kept]
+    key, tag = vars(cls).get(TAG) or ("", None)
+    if key:
+        items.insert(0, f"{key!r}: tag")
+    function: Callable[[Any], dict[str, Any]] = eval(f"lambda o: {{{', '.join(items)}}}", {"tag": tag})
+    return function
+
+
 def _base64(value: bytes | bytearray | memoryview) -> str:
     return b64encode(value).decode("ascii")
 
@@ -46,7 +63,7 @@ def _base64(value: bytes | bytearray | memoryview) -> str:
 def _hook_for(cls: type) -> Callable[[Any], Any]:
     """How one level of a value of `cls` is made plain; `TypeError` if it can't be."""
     if attrs.has(cls) or dataclasses.is_dataclass(cls):
-        return shallow_dict(cls)
+        return wire_dict(cls)
     if issubclass(cls, bytes | bytearray | memoryview):
         return _base64
     if issubclass(cls, Decimal | UUID | PurePath):
@@ -90,8 +107,8 @@ def _plain_key(key: Any) -> str:
     return orjson.dumps(key).decode()
 
 
-def plain(value: Any) -> Any:
-    """The value in None, bool, int, float, str, list and dict, all the way down.
+def plain(value: Any, native: frozenset[type] = _NONE) -> Any:
+    """The value in None, bool, int, float, str, list and dict, all the way down; those of `native` classes stay.
 
     >>> from decimal import Decimal
     >>> plain({"total": Decimal("1.50"), "tags": {"new"}})
@@ -101,14 +118,16 @@ def plain(value: Any) -> Any:
     if value is None or cls in (str, int, float, bool):
         return value
     if cls is dict:
-        return {_plain_key(k): plain(v) for k, v in value.items()}
+        return {_plain_key(k): plain(v, native) for k, v in value.items()}
     if cls is list:
-        return [plain(v) for v in value]
+        return [plain(v, native) for v in value]
+    if cls in native:
+        return value
     if isinstance(value, Enum):
-        return plain(value.value)
+        return plain(value.value, native)
     for base in (str, int, float):
         if isinstance(value, base):
             return base(value)
     if isinstance(value, datetime | date | time):
         return value.isoformat()
-    return plain(_default(value))
+    return plain(_default(value), native)

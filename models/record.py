@@ -2,101 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import sys
-from functools import partial
-from typing import Any, Never, Self, TypeVar, dataclass_transform
+from collections.abc import Mapping
+from typing import Any, Self
 
 import attrs
 
-from .codecs import Codec, get_codec
+from .construction import field_errors
+from .encodings import Codec, CodecLimits
+from .errors import ValidationError
 from .fields import field
-from .hints import SCOPE, remember, seen_names
-from .plain import plain, shallow_dict
-from .serde import SERIALIZER, value_serde
+from .plain import plain
+from .recordmeta import AS_DICT, RecordMeta
+from .serde import structure, value_serde
 
 __all__ = ["Record", "RecordMeta", "field"]
-
-OPTIONS = ("abstract", "frozen", "kw_only", "serializer")
-ABSTRACT = "__record_abstract__"
-AS_DICT = "__record_asdict__"
-
-M = TypeVar("M", bound="RecordMeta")
-
-
-@dataclass_transform(eq_default=True, kw_only_default=False, field_specifiers=(attrs.field, field))
-class RecordMeta(type):
-    """Makes an attrs slots class of every subclass of `Record`, with the options of its class statement."""
-
-    def __new__(
-        mcls: type[M],
-        name: str,
-        bases: tuple[type, ...],
-        namespace: dict[str, Any],
-        *,
-        serializer: str | Codec | None = None,
-        abstract: bool = False,
-        frozen: bool = False,
-        kw_only: bool = False,
-        **unknown: Never,
-    ) -> M:
-        if "__attrs_attrs__" in namespace:  # attrs makes the class once more, with slots
-            return super().__new__(mcls, name, bases, namespace)
-        if unknown:
-            raise TypeError(
-                f"record {name}: unknown option {', '.join(map(repr, unknown))}; the options are {', '.join(OPTIONS)}"
-            )
-        for option, value in (("abstract", abstract), ("frozen", frozen), ("kw_only", kw_only)):
-            if not isinstance(value, bool):
-                raise TypeError(f"record {name}: {option} is True or False, got {value!r}")
-        if serializer is not None:
-            get_codec(serializer)
-            namespace[SERIALIZER] = serializer
-        annotations = namespace.get("__annotations__", {})
-        for key in annotations:
-            if key in namespace and not _is_class_variable(annotations[key]):
-                namespace[key] = _safe_default(namespace[key])
-        namespace[SCOPE] = seen_names(annotations, sys._getframe(1))
-        namespace[ABSTRACT] = abstract
-        plain_class: type[Any] = super().__new__(mcls, name, bases, namespace)
-        frozen = frozen or any(getattr(base, "__record_frozen__", False) for base in bases)
-        made: Any = attrs.define(
-            plain_class, slots=True, auto_attribs=True, frozen=frozen, kw_only=kw_only, weakref_slot=False
-        )
-        made.__record_frozen__ = frozen
-        setattr(made, AS_DICT, shallow_dict(made))
-        for attribute in attrs.fields(made):
-            if _is_shared(attribute.default):
-                raise TypeError(
-                    f"record {name}: the default of field {attribute.name!r} would be shared by all "
-                    "instances; use field(factory=...)"
-                )
-        if abstract:  # subclasses have an __init__ of their own, so this costs them nothing
-            made.__init__ = _refuse_instance
-        remember(made)
-        return made  # type: ignore[no-any-return]  # attrs keeps the metaclass, its stubs do not say so
-
-    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
-        super().__init__(name, bases, namespace)
-
-
-def _is_shared(default: object) -> bool:
-    """Whether a default can be changed in place, which then would show in every instance."""
-    return type(default).__hash__ is None
-
-
-def _safe_default(default: Any) -> Any:
-    """A mutable default becomes a fresh copy per instance."""
-    return field(factory=partial(copy.deepcopy, default)) if _is_shared(default) else default
-
-
-def _is_class_variable(annotation: object) -> bool:
-    text = str(annotation).strip("'\"")
-    return text.removeprefix("typing.").removeprefix("t.").startswith("ClassVar")
-
-
-def _refuse_instance(self: object, *_: object, **__: object) -> None:
-    raise TypeError(f"record {type(self).__name__} is abstract: make instances of a subclass")
 
 
 class Record(metaclass=RecordMeta, abstract=True):
@@ -117,12 +36,25 @@ class Record(metaclass=RecordMeta, abstract=True):
     descriptor: it has a `__name__` and reads the field of an instance. A default that can be changed in place
     (`tags: list = []`) is copied for each instance; one hidden in `field(default=[])` is refused.
 
-    Options of the class statement, `class Order(Record, frozen=True)`; another one raises `TypeError`:
+    Options of the class statement, `class Order(Record, frozen=True)`; another one raises `TypeError`. Inherited:
 
-    - `serializer`: a codec or its name, used where neither topic nor call names one. Inherited.
-    - `frozen`: instances cannot be changed and can be hashed. Inherited, but type checkers want it repeated.
+    - `serializer`: a codec or its name, used where neither topic nor call names one.
+    - `frozen`: instances cannot be changed and can be hashed. Type checkers want it repeated.
+    - `coerce`: also take what can be read as a field's type, `"12"` for an int, when decoding and in the constructor.
+    - `validation`: the constructor checks every field and raises one `ValidationError` with all that is wrong.
+    - `include_metadata`: write a tag that says which subclass a value is, and go by it when decoding.
+    - `allow_blessed_key`: when decoding, go by Faust's tag too.
+    - `polymorphic_fields`: records in the fields of this one are decoded by their tag, whatever their own options.
+    - `date_parser`: a function that makes a datetime of what comes for a datetime field.
+
+    Not inherited:
+
     - `kw_only`: the fields declared here are keyword arguments only.
-    - `abstract`: has no instances, only subclasses. Not inherited.
+    - `abstract`: has no instances, only subclasses.
+    - `namespace`: the class's name in a tag; module and qualified name by default.
+
+    `isodates` and `decimals` are Faust's: text is always read as the datetime or Decimal that the annotation says, so
+    both can only be True.
     """
 
     def asdict(self) -> dict[str, Any]:
@@ -135,18 +67,67 @@ class Record(metaclass=RecordMeta, abstract=True):
         representation: dict[str, Any] = plain(self)
         return representation
 
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """A record from what `to_representation` gives, or a codec. Raises `DecodeError`."""
+        record: Self = structure(cls, data if data.__class__ is dict or isinstance(data, cls) else dict(data))
+        return record
+
     def dumps(self, *, serializer: str | Codec | None = None) -> bytes:
         """The record as bytes. Raises `EncodeError`; `LookupError` for an unknown serializer."""
         return value_serde(type(self), serializer).dumps(self) or b""
 
     @classmethod
-    def loads(cls, data: bytes, *, serializer: str | Codec | None = None) -> Self:
-        """A record from bytes. Raises `DecodeError`; `LookupError` for an unknown serializer."""
-        record = value_serde(cls, serializer).loads(data)
+    def loads(
+        cls,
+        data: bytes,
+        *,
+        serializer: str | Codec | None = None,
+        default_serializer: str | Codec = "json",
+        allow_pickle: bool = False,
+    ) -> Self:
+        """A record from bytes.
+
+        Args:
+            serializer: a codec or its name; the class's own by default.
+            default_serializer: for a class without one.
+            allow_pickle: load a pickle, which can run any program. Only for bytes from where you trust all writers.
+
+        Raises:
+            DecodeError: the bytes hold no such record.
+            LookupError: an unknown serializer.
+        """
+        limits = CodecLimits(allow_pickle=allow_pickle)
+        record = value_serde(cls, serializer, default=default_serializer, limits=limits).loads(data)
         if record is None:
             raise TypeError(f"{cls.__name__}.loads takes bytes, got None")
         return record
 
-    def derive(self, **changes: Any) -> Self:
-        """A copy with other values for the named fields. Raises `TypeError` for a name that is no field."""
-        return attrs.evolve(self, **changes)  # type: ignore[misc]  # made by RecordMeta, not by a decorator
+    def derive(self, *others: Record, **changes: Any) -> Self:
+        """A copy with the fields of other records in place of its own, then with the changes.
+
+        Raises `TypeError` for a name that is no field.
+        """
+        cls: Any = type(self)
+        arguments = {a.name: a.alias or a.name for a in attrs.fields(cls)}
+        taken = {arguments.get(name, name): value for other in others for name, value in other.asdict().items()}
+        return attrs.evolve(self, **{**taken, **changes})  # type: ignore[misc]  # made by RecordMeta, not by a decorator
+
+    def validate(self) -> list[ValidationError]:
+        """What is wrong with the fields now, each an error of its own: types, then the fields' validators."""
+        return [ValidationError(error) for error in field_errors(self)]
+
+    @property
+    def validation_errors(self) -> list[ValidationError]:
+        """The same as `validate()`."""
+        return self.validate()
+
+    def is_valid(self) -> bool:
+        """Whether nothing is wrong with the fields."""
+        return not field_errors(self)
+
+    def validate_or_raise(self) -> None:
+        """Raise one `ValidationError` with all that is wrong with the fields, if anything is."""
+        errors = field_errors(self)
+        if errors:
+            raise ValidationError(*errors)

@@ -15,12 +15,14 @@ import orjson
 
 from .build import EXPLAINING, FAST
 from .classes import is_class_like, unwrap
-from .codecs import Codec, JSONCodec, RawCodec, get_codec
+from .codecs import get_codec
 from .containers import failures
-from .errors import DecodeError, EncodeError, FieldError, short
+from .encodings import CODEC_LIMITS, Chain, Codec, CodecLimits, JSONCodec, RawCodec, is_raw, is_value
+from .errors import DecodeError, FieldError, short, unencodable
 from .hints import type_name
 from .leaves import Hook
-from .plain import dump_json, plain, shallow_dict
+from .plain import dump_json, plain, wire_dict
+from .raw import has_raw_form, raw_dumps, raw_loads
 
 __all__ = ["Serde", "key_serde", "value_serde"]
 
@@ -29,6 +31,7 @@ Loads = Callable[[bytes | None], Any]
 Dumps = Callable[[Any], bytes | None]
 
 SERIALIZER = "__record_serializer__"  # class attribute of records
+_NOTHING: frozenset[type] = frozenset()
 
 
 @attrs.frozen(eq=False)
@@ -45,15 +48,33 @@ class Serde(Generic[T]):
     dumps: Callable[[T | None], bytes | None] = attrs.field(repr=False)
 
 
-_serdes: dict[tuple[Any, int, bool], Serde[Any]] = {}
+_serdes: dict[tuple[Any, Any, bool], Serde[Any]] = {}
 _lock = threading.Lock()
 
 
 @overload
-def value_serde(type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "json") -> Serde[T]: ...
+def value_serde(
+    type: type[T],
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "json",
+    limits: CodecLimits = CODEC_LIMITS,
+) -> Serde[T]: ...
 @overload
-def value_serde(type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json") -> Serde[Any]: ...
-def value_serde(type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "json") -> Serde[Any]:
+def value_serde(
+    type: Any,
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "json",
+    limits: CodecLimits = CODEC_LIMITS,
+) -> Serde[Any]: ...
+def value_serde(
+    type: Any,
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "json",
+    limits: CodecLimits = CODEC_LIMITS,
+) -> Serde[Any]:
     """The serde of a value type.
 
     `type` is a Record, an attrs class, a dataclass, a TypedDict, a NamedTuple or any builtin type; None or
@@ -61,6 +82,8 @@ def value_serde(type: Any, serializer: str | Codec | None = None, *, default: st
     record's own, raw for `bytes`, else `default`. Where the default is raw, types that raw has no form for
     (it has bytes, str, int and float) use JSON. Annotations are resolved here: call it when all modules are
     loaded.
+
+    `limits` say what decoding may do: whether a pickle is loaded, how large a message may get.
 
     Raises `LookupError` for an unknown codec, `TypeError` for a type that can't be decoded.
 
@@ -73,18 +96,19 @@ def value_serde(type: Any, serializer: str | Codec | None = None, *, default: st
         tp = Any
     explicit = serializer if serializer is not None else getattr(get_origin(tp) or tp, SERIALIZER, None)
     if explicit is not None:
-        codec = get_codec(explicit)
-        if isinstance(codec, RawCodec) and not _has_raw_form(tp):
+        codec = get_codec(explicit, limits)
+        if is_raw(codec) and not has_raw_form(tp):
             raise TypeError(
                 f"the raw codec has no form for {type_name(tp)}: expected bytes, str, int, float or no type "
                 "at all, or another serializer"
             )
     else:
-        codec = get_codec("raw" if tp is bytes else default)
-        if isinstance(codec, RawCodec) and not _has_raw_form(tp):
+        codec = get_codec("raw" if tp is bytes else default, limits)
+        if is_raw(codec) and not has_raw_form(tp):
             codec = get_codec("json")
     named = serializer is not None
-    key = (tp, id(codec), named)  # the serde keeps its codec alive, so the id stays its own
+    # Ours are values. Of another codec the id: the serde keeps it alive, so that stays its own.
+    key = (tp, codec if is_value(codec) else id(codec), named)
     try:
         known = _serdes.get(key)
     except TypeError:  # a type that can't be hashed
@@ -97,10 +121,28 @@ def value_serde(type: Any, serializer: str | Codec | None = None, *, default: st
 
 
 @overload
-def key_serde(type: type[T], serializer: str | Codec | None = None, *, default: str | Codec = "raw") -> Serde[T]: ...
+def key_serde(
+    type: type[T],
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "raw",
+    limits: CodecLimits = CODEC_LIMITS,
+) -> Serde[T]: ...
 @overload
-def key_serde(type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw") -> Serde[Any]: ...
-def key_serde(type: Any, serializer: str | Codec | None = None, *, default: str | Codec = "raw") -> Serde[Any]:
+def key_serde(
+    type: Any,
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "raw",
+    limits: CodecLimits = CODEC_LIMITS,
+) -> Serde[Any]: ...
+def key_serde(
+    type: Any,
+    serializer: str | Codec | None = None,
+    *,
+    default: str | Codec = "raw",
+    limits: CodecLimits = CODEC_LIMITS,
+) -> Serde[Any]:
     """The serde of a key type: as for values, but raw by default.
 
     Then bytes and untyped keys are bytes as they are, text is UTF-8 and numbers are decimal text, as other
@@ -109,15 +151,44 @@ def key_serde(type: Any, serializer: str | Codec | None = None, *, default: str 
     >>> key_serde(int).dumps(42), key_serde(str).loads(b"ada")
     (b'42', 'ada')
     """
-    return value_serde(type, serializer, default=default)
+    return value_serde(type, serializer, default=default, limits=limits)
 
 
 def _build(tp: Any, codec: Codec, named: bool) -> Serde[Any]:
+    if isinstance(codec, Chain):
+        return _chained(_build(tp, codec.head, named), codec)
     if isinstance(codec, RawCodec):
-        loads, dumps = _RAW[tp]
-        return Serde(tp, codec, _raw_loads(loads, tp), _raw_dumps(dumps, tp))
+        return Serde(tp, codec, raw_loads(tp), raw_dumps(tp, _own_form))
     loader = _untyped_loads(codec) if tp is Any else _typed_loads(tp, codec)
     return Serde(tp, codec, loader, _dumps(tp, codec, named))
+
+
+def _chained(inner: Serde[Any], codec: Chain) -> Serde[Any]:
+    """The serde of the first codec, and the others around it."""
+    load, dump, apply, undo = inner.loads, inner.dumps, codec.apply, codec.undo
+    name = f"{codec!r} data"
+
+    def loads(data: bytes | None) -> Any:
+        if data is None:
+            return None
+        try:
+            undone = undo(data)
+        except Exception as exc:
+            failed = exc
+        else:
+            return load(undone)
+        raise _undecodable(name, data, failed) from failed
+
+    def dumps(value: Any) -> bytes | None:
+        data = dump(value)
+        if data is None:
+            return None
+        try:
+            return apply(data)
+        except Exception as exc:
+            raise unencodable(repr(codec), value, exc) from exc
+
+    return Serde(inner.type, codec, loads, dumps)
 
 
 # ---- decoding
@@ -153,12 +224,25 @@ def _untyped_loads(codec: Codec) -> Loads:
     return loads
 
 
+def structure(tp: Any, data: Any) -> Any:
+    """A value of plain data. Raises `DecodeError`."""
+    try:
+        return FAST.hook(tp)(data, None)
+    except Exception as exc:
+        failed = exc
+    raise _explain_parsed(tp, type_name(tp), data, failed) from failed
+
+
 def _explain(tp: Any, name: str, codec: Codec, data: bytes, failed: Exception) -> DecodeError:
     """The second look at a message that was refused: what exactly is wrong, and where."""
     try:
         parsed = codec.loads(data)
     except Exception as exc:
         return _undecodable(name, data, exc)
+    return _explain_parsed(tp, name, parsed, failed)
+
+
+def _explain_parsed(tp: Any, name: str, parsed: Any, failed: Exception) -> DecodeError:
     explain: Hook = EXPLAINING.hook(tp)
     try:
         explain(parsed, None)
@@ -187,10 +271,11 @@ def _codec_name(codec: Codec) -> str:
 
 def _dumps(tp: Any, codec: Codec, named: bool) -> Dumps:
     cls: Any = get_origin(tp) or tp
+    native = getattr(codec, "native", _NOTHING)
     encode: Callable[[Any], bytes] = dump_json if isinstance(codec, JSONCodec) else _plain_first(codec)
     name = "a value" if tp is Any else type_name(tp)
     if tp is Any:
-        return _untyped_dumps(encode, named)
+        return _untyped_dumps(codec.dumps if object in native else encode, named, passes=not native)
     if is_class_like(tp) and not issubclass(cls, dict):
         return _class_dumps(tp, cls, name, encode, isinstance(codec, JSONCodec))
 
@@ -200,7 +285,7 @@ def _dumps(tp: Any, codec: Codec, named: bool) -> Dumps:
         try:
             return encode(value)
         except Exception as exc:
-            raise _unencodable(name, value, exc) from exc
+            raise unencodable(name, value, exc) from exc
 
     return dumps
 
@@ -208,22 +293,23 @@ def _dumps(tp: Any, codec: Codec, named: bool) -> Dumps:
 def _plain_first(codec: Codec) -> Callable[[Any], bytes]:
     """Other codecs than JSON are given plain data: they know nothing of records."""
     encode = codec.dumps
+    native = getattr(codec, "native", _NOTHING)
 
     def dumps(value: Any) -> bytes:
-        return encode(plain(value))
+        return encode(plain(value, native))
 
     return dumps
 
 
 def _class_dumps(tp: Any, cls: type, name: str, encode: Callable[[Any], bytes], json: bool) -> Dumps:
-    as_dict: Callable[[Any], Any] = shallow_dict(cls) if json else lambda value: value
+    as_dict: Callable[[Any], Any] = wire_dict(cls) if json else lambda value: value
 
     def dumps(value: Any) -> bytes | None:
         if value.__class__ is cls:
             try:
                 return encode(as_dict(value))
             except Exception as exc:
-                raise _unencodable(name, value, exc) from exc
+                raise unencodable(name, value, exc) from exc
         if value is None:
             return None
         try:
@@ -234,16 +320,18 @@ def _class_dumps(tp: Any, cls: type, name: str, encode: Callable[[Any], bytes], 
                 FAST.hook(tp)(plain(value), None)
         except Exception as exc:
             reason = "" if isinstance(value, cls) else f"it is no {name}"
-            raise _unencodable(name, value, exc, reason) from exc
+            raise unencodable(name, value, exc, reason) from exc
         return data
 
     return dumps
 
 
-def _untyped_dumps(encode: Callable[[Any], bytes], named: bool) -> Dumps:
+def _untyped_dumps(encode: Callable[[Any], bytes], named: bool, passes: bool) -> Dumps:
+    """`passes`: bytes are taken to be encoded already, since the codec has no form for them."""
+
     def dumps(value: Any) -> bytes | None:
         cls = value.__class__
-        if cls is bytes:
+        if cls is bytes and passes:
             return value  # type: ignore[no-any-return]  # the test above is one that mypy does not follow
         if value is None:
             return None
@@ -252,89 +340,12 @@ def _untyped_dumps(encode: Callable[[Any], bytes], named: bool) -> Dumps:
         try:
             return encode(value)
         except Exception as exc:
-            raise _unencodable("a value", value, exc) from exc
+            raise unencodable("a value", value, exc) from exc
 
     return dumps
 
 
-def _unencodable(name: str, value: Any, exc: Exception, reason: str = "") -> EncodeError:
-    return EncodeError(name, short(value), reason or str(exc) or type(exc).__name__)
-
-
-# ---- raw
-
-
-def _has_raw_form(tp: Any) -> bool:
-    try:
-        return tp in _RAW
-    except TypeError:  # not hashable
-        return False
-
-
-def _untyped_raw(value: Any) -> bytes:
+def _own_form(value: Any) -> bytes | None:
+    """A record with a serializer of its own, by that one."""
     cls = value.__class__
-    encode = _RAW[cls][1] if cls in (bytes, str, int, float) else dump_json
-    if getattr(cls, SERIALIZER, None) is not None:
-        return value_serde(cls).dumps(value) or b""
-    return encode(value)
-
-
-def _utf8(value: str) -> bytes:
-    return value.encode()
-
-
-def _number(value: Any) -> bytes:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("it is no number")
-    return str(int(value) if isinstance(value, int) else float(value)).encode("ascii")
-
-
-def _bytes(value: Any) -> bytes:
-    return value if value.__class__ is bytes else RawCodec().dumps(value)
-
-
-def _same(data: bytes) -> bytes:
-    return data
-
-
-_RAW: dict[Any, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
-    Any: (_same, _untyped_raw),
-    bytes: (_same, _bytes),
-    str: (bytes.decode, _utf8),
-    int: (int, _number),
-    float: (float, _number),
-}
-
-
-def _raw_loads(read: Callable[[bytes], Any], tp: Any) -> Loads:
-    name = type_name(tp)
-    if read is _same:
-        return lambda data: data
-
-    def loads(data: bytes | None) -> Any:
-        if data is None:
-            return None
-        try:
-            return read(data)
-        except Exception as exc:
-            failed = exc
-        reason = f"not UTF-8 at byte {failed.start}" if isinstance(failed, UnicodeDecodeError) else ""
-        raise DecodeError(FieldError("$", name, short(data), reason)) from failed
-
-    return loads
-
-
-def _raw_dumps(write: Callable[[Any], bytes], tp: Any) -> Dumps:
-    name = "a value" if tp is Any else type_name(tp)
-
-    def dumps(value: Any) -> bytes | None:
-        if value is None:
-            return None
-        try:
-            return write(value)
-        except EncodeError:
-            raise
-        except Exception as exc:
-            raise _unencodable(name, value, exc) from exc
-
-    return dumps
+    return None if getattr(cls, SERIALIZER, None) is None else value_serde(cls).dumps(value)

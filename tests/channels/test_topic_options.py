@@ -153,7 +153,7 @@ def test_every_option_is_an_attribute_and_goes_into_copies() -> None:
         "key_type": str,
         "key_serializer": "json",
         "value_serializer": "raw",
-        "schema": object(),
+        "schema": famulus.Schema(key_type=str, value_type=int, key_serializer="json", value_serializer="raw"),
         "maxsize": 5,
         "acks": False,
         "partitions": 3,
