@@ -172,7 +172,7 @@ class ForeignSubscription(ChannelSubscription):
         if leave:
             for cursor in self._cursors:
                 self._leave_to_others(cursor)
-                cursor.close(release=False)
+                cursor.close(release=())
             while (unread := self._inbox.take_nowait()) is not None:
                 _leave_to_others(unread)
             self._listening.leave(self)

@@ -185,7 +185,7 @@ class Arrival:
 
     __slots__ = ("_intake", "_left", "_on_ack", "readers")
 
-    live = 0
+    live, until = 0, -1
 
     def __init__(self, intake: Intake, on_ack: OnAck | None) -> None:
         self._intake: Intake | None = intake
