@@ -169,7 +169,7 @@ class Actor:
                     f"agent {self._agent.name} yielded inside a nursery of its own: leave `async with "
                     "trio.open_nursery()` before each yield (PEP 789)"
                 )
-            event = self._hand.event
+            event = self._hand.asked
             if event is not None and event.request is not None:
                 event.request.answer(value)
             for sink in self._agent.options.sinks:
@@ -180,9 +180,8 @@ class Actor:
                     break
 
     async def _failed(self, error: Exception) -> None:
-        """The agent raised: its failure policy takes the event in hand, `on_error` is told."""
-        event = self._hand.drop()
-        if event is not None and not event.acked:
+        """The agent raised: its failure policy takes the event in hand, or those of all its streams; `on_error` is told."""
+        for event in self._hand.drop():
             event.crash(self._agent_run.failures.crashed, error)
         on_error = self._agent.options.on_error
         if on_error is not None:

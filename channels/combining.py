@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from .cursor import BadMessage, Cursor, Thrown
 from .event import Event
-from .steps import Step, apply_steps
+from .steps import Step, StepsOfParts, any_type_of, changes_values, mapped_type
 from .subscription import Subscription
 
 if TYPE_CHECKING:
     from .hand import Hand
 
-__all__ = ["CombinedCursor", "CombinedSubscription", "StepsOfParts"]
+__all__ = ["CombinedCursor", "CombinedSubscription", "combine"]
 
 
-class StepsOfParts:
-    """The steps of the stream that an event came from, before those of the combined one."""
+def combine(streams: Sequence[tuple[Subscription, tuple[Step, ...]]]) -> tuple[Subscription, tuple[Step, ...]]:
+    """What reads all of these, and the steps that bring each of them to its own.
 
-    __slots__ = ("_steps",)
-
-    def __init__(self, steps: Mapping[Subscription, tuple[Step, ...]]) -> None:
-        self._steps = steps
-
-    def __call__(self, value: Any, event: Event[Any]) -> Any:
-        reader = None if event.cursor is None else event.cursor.subscription
-        steps = () if reader is None else self._steps.get(reader, ())
-        return apply_steps(steps, event) if steps else value
+    Raises:
+        ValueError: two of them are the same place of the same reader, where an event goes to one of them only.
+    """
+    parts: dict[Subscription, tuple[Step, ...]] = {}
+    for subscription, steps in streams:
+        for part in subscription.parts:
+            if part in parts:
+                raise ValueError(
+                    f"{part.name}: a stream cannot be combined with itself, since each of its events comes once; for a second "
+                    "look at all of them make another, channel.stream()"
+                )
+            parts[part] = steps
+    reader = CombinedSubscription.of(tuple(parts))
+    if not any(parts.values()):
+        return reader, ()
+    types = [
+        mapped_type(steps) if changes_values(steps) else mapped_type(steps) or part.value_type
+        for part, steps in parts.items()
+    ]
+    return reader, (StepsOfParts(parts, any_type_of(types)),)
 
 
 class CombinedSubscription(Subscription):
@@ -38,38 +49,47 @@ class CombinedSubscription(Subscription):
     def __init__(self, parts: tuple[Subscription, ...]) -> None:
         first = parts[0]
         super().__init__(first.run, first.channel, " & ".join(part.name for part in parts), shared=first.shared)
-        self.parts = parts
+        self._parts = parts
         self.names = tuple(name for part in parts for name in part.names)
 
     def _register(self) -> None:
         """It reads through its parts."""
 
+    @property
+    def parts(self) -> tuple[Subscription, ...]:
+        return self._parts
+
+    @property
+    def value_type(self) -> Any:
+        return any_type_of([part.value_type for part in self._parts])
+
     @classmethod
-    def of(cls, parts: tuple[Subscription, ...]) -> Subscription:
+    def of(cls, parts: tuple[Subscription, ...]) -> CombinedSubscription:
         """The one of these parts, which is kept while they are."""
         found = parts[0].combinations.get(parts)
         if found is None:
             found = cls(parts)
             for part in parts:
                 part.combinations[parts] = found
+        assert isinstance(found, CombinedSubscription), "made above"
         return found
 
     async def _begin(self) -> None:
-        for part in self.parts:
+        for part in self._parts:
             await part.start()
 
     def _make_cursor(self, hand: Hand) -> Cursor:
-        cursor = CombinedCursor([hand.cursor(part) for part in self.parts])
+        cursor = CombinedCursor([hand.cursor(part) for part in self._parts])
         self.run.conductor.watch(cursor)
         return cursor
 
     async def partition_count(self) -> int:
-        return max([await part.partition_count() for part in self.parts])
+        return max([await part.partition_count() for part in self._parts])
 
     def _detach(self, leave: bool) -> None:
-        for part in self.parts:
-            part.combinations.pop(self.parts, None)
-        own = [inbox for part in self.parts for inbox in part.inboxes]
+        for part in self._parts:
+            part.combinations.pop(self._parts, None)
+        own = [inbox for part in self._parts for inbox in part.inboxes]
         read_on = self.run.conductor.topics_read(apart_from=own) if leave else frozenset()
         for cursor in self._cursors:
             cursor.close(release=read_on)
@@ -142,6 +162,8 @@ class CombinedCursor(Cursor):
             for part in waiting:
                 nursery.start_soon(wait, part)
         if errors:
+            for error in reversed(errors[1:]):
+                self.throw(error)
             raise errors[0]
 
     def stop(self, *, drain: bool) -> None:

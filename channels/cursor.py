@@ -220,6 +220,10 @@ class Cursor(ABC):
             self.give_again([event.repeat() for event in self.held if not event.acked])
             self.held = []
 
+    def decoded(self, event: Event[Any]) -> Any:
+        """The event's value as it came, whatever its user has made of it."""
+        return event.value
+
     def put_back(self, event: Event[Any]) -> None:
         """Its stream was cancelled before its user has seen it."""
         self.give_again([event.repeat()])
@@ -236,7 +240,7 @@ class Cursor(ABC):
     def ungather(self) -> None:
         """What waited for a batch is taken again, first."""
         if self.gathered is not None:
-            self.give_again(self.gathered.events)
+            self.give_again(self.gathered.split(0))
             self.gathered = None
 
     def abandon_all(self, topics: Container[str]) -> None:
@@ -403,6 +407,9 @@ class BatchCursor(Cursor):
 
     def take_back(self) -> None:
         self._index -= 1
+
+    def decoded(self, event: Event[Any]) -> Any:
+        return self._decode_value(event.message.value)
 
     def _next_batch(self) -> Sequence[Message] | None:
         if self._length:

@@ -158,9 +158,12 @@ class Event(Generic[T]):
     def repeat(self) -> Event[T]:
         """The same message once more, since its handling was cut off; takes over this event's hold on the message.
 
-        What was sent for this one no longer matters: what is sent for the new one does.
+        What was sent for this one no longer matters: what is sent for the new one does. Its value is decoded anew, since
+        the one before may have been changed.
         """
-        event = Event(self.key, self.value, self.headers, self.message, self.cursor, self.on_failure)
+        cursor = self.cursor
+        value = self.value if cursor is None else cursor.decoded(self)
+        event: Event[T] = Event(self.key, value, self.headers, self.message, cursor, self.on_failure)
         event.attempt = self.attempt
         event.request = self.request
         self.acked = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..supervision import child
-from .errors import FamulusError, UnknownTopic
-from .event import Event, FailurePolicy
+from .errors import AppNotRunning, TransportError, UnknownTopic
+from .event import Event
 from .forwarding import carry
 from .hand import Hand
 from .retry import Retry
-from .steps import DROPPED, Step, apply_steps, mapped_type
+from .steps import DROPPED, Step, apply_steps, changes_values, mapped_type
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Forwarder"]
 
 log = logging.getLogger("famulus.stream")
+
+_OurTrouble = (AppNotRunning, TransportError)
+"""Not the event's fault: the forwarder is started again, and the event comes again."""
 
 
 class Forwarder:
@@ -34,7 +38,7 @@ class Forwarder:
     Args:
         steps: through which values go first.
         key: a function of the value, plain or async; `UNCHANGED` keeps the key.
-        failures: what becomes of an event that cannot be forwarded.
+        owner: the hand of whoever forwards: it says what becomes of an event that cannot be, and who asked.
         verb: what the user called, for reports.
     """
 
@@ -44,7 +48,7 @@ class Forwarder:
         target: Channel[Any],
         steps: tuple[Step, ...],
         key: Callable[[Any], Any],
-        failures: FailurePolicy | None,
+        owner: Hand | None,
         *,
         verb: str,
     ) -> None:
@@ -52,22 +56,27 @@ class Forwarder:
         self.source = source
         self.target = target
         self._verb = verb
-        self._failures = failures
+        self._failures = failures = None if owner is None else owner.failures
+        self._ask = None if owner is None else owner.prepare
+        self._closed = False
+        self._scope: trio.CancelScope | None = None
         # An event whose copy cannot be delivered is a failed event of the agent that forwards.
-        self._hand = Hand(failures=failures or self._deliver_again)
+        self._hand = Hand(failures=failures or self._deliver_again, refuse=None if owner is None else owner.refuse)
         self.renew(steps, key)
 
     def renew(self, steps: tuple[Step, ...], key: Callable[[Any], Any]) -> None:
         """The stream was made anew, in the same place: from now on its functions are called."""
         self._steps = steps
         self._key = key
-        self._may_change = not steps or mapped_type(steps) is not None
+        self._changed = changes_values(steps)
+        self._may_change = mapped_type(steps) is not None
 
     async def prepare(self) -> None:
         """See that the target is there: a topic that is missing is created, with as many partitions as the source has."""
         from .topic import Topic
 
         topic, run = self.target, self.run
+        await self.source.start()  # so what this one is filled from is there
         if not isinstance(topic, Topic):
             await topic.maybe_declare()
             return
@@ -76,7 +85,7 @@ class Forwarder:
             await retry.until_done(lambda: run.transport.partition_count(topic.name))
         except UnknownTopic:
             if topic.partitions is None:
-                topic.partitions = await self.source.partition_count()
+                topic = topic.clone(partitions=await self.source.partition_count())
             retry = Retry(f"creating topic {topic.name}", run.options, log)
             await retry.until_done(topic.maybe_declare)
 
@@ -85,16 +94,31 @@ class Forwarder:
         services = self.run.services
         if services is None:
             raise RuntimeError(f"the run has no supervisor for the forwarder of {self._verb}")
-        name = f"{self._verb} {self.target.name}"
-        if self._verb == "through":  # others may go through it too
-            name = f"{self.source.name} through {self.target.name}"
-        if name in services.children:  # of an earlier stream, which has ended
+        started: dict[str, Forwarder] = self.run.state("forwarders", dict)
+        for name in [name for name, other in started.items() if other._closed]:
+            del started[name]
+            if name in services.children:
+                await services.children[name].terminate()
+                await services.delete(name)
+        # Several streams may send to one channel, and those that a task makes of one topic have one name.
+        basis = (
+            f"{self.source.name} {self._verb} {self.target.name}"
+            if self._verb == "through"
+            else f"group_by {self.target.name}"
+        )
+        names = itertools.chain([basis], (f"{basis} ({number})" for number in itertools.count(2)))
+        name = next(name for name in names if started.get(name, self) is self)
+        started[name] = self
+        if name in services.children:  # a start that was cancelled is made again
             await services.children[name].terminate()
             await services.delete(name)
         await services.start(child(self._forward, name=name, restart="transient"))
 
     def close(self) -> None:
         """The target is not read any more."""
+        self._closed = True
+        if self._scope is not None:
+            self._scope.cancel()
 
     def _deliver_again(self, event: Event[Any], error: BaseException) -> None:
         """Where no agent says what becomes of a failed event."""
@@ -115,23 +139,32 @@ class Forwarder:
         hand.begin()
         hand.reached = task_status.started
         try:
-            async for event in Stream[Any](self.source, hand=hand).events():
-                try:
-                    await self._pass_on(event)
-                except FamulusError:
-                    raise
-                except Exception as error:  # of a function, or in encoding what it gave: this event's alone
-                    event.acked = True
-                    (self._failures or self._skip)(event, error)
+            with trio.CancelScope() as self._scope:
+                async for event in Stream[Any](self.source, hand=hand).events():
+                    try:
+                        made = await self._make(event)
+                        if made is not None:
+                            key, value = made
+                            await carry(
+                                event, self.target, key=key, value=value, changed=self._changed, headers=event.headers
+                            )
+                    except _OurTrouble:
+                        raise
+                    except Exception as error:  # of a function, or in encoding what it gave: this event's alone
+                        event.acked = True
+                        (self._failures or self._skip)(event, error)
         finally:
             hand.give_back()
 
-    async def _pass_on(self, event: Event[Any]) -> None:
+    async def _make(self, event: Event[Any]) -> tuple[Any, Any] | None:
+        """The key and value to be sent on; None where a filter has sorted it out."""
         value = event.value
         if self._steps:
             value = await apply_steps(self._steps, event)
             if value is DROPPED:
-                return
+                if event.headers and self._ask is not None:
+                    self._ask(event)  # nobody else will answer whoever asks
+                return None
             if type(value) is not type(event.value) and not self._may_change:
                 raise TypeError(
                     f"{self._verb} after a processor that makes {type(value).__name__} of {type(event.value).__name__}: annotate "
@@ -140,4 +173,4 @@ class Forwarder:
         key = self._key(value)
         if type(key) is not str and inspect.isawaitable(key):
             key = await key
-        await carry(event, self.target, key=key, value=value, headers=event.headers)
+        return key, value

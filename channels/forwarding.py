@@ -69,12 +69,14 @@ async def carry(
     channel: Channel[Any] | str,
     *,
     value: Any,
+    changed: bool,
     headers: Headers,
     key: Any = UNCHANGED,
 ) -> FutureMessage:
     """Pass a value on that an event has become: its bytes as they are where that comes to the same, else encoded anew.
 
     Args:
+        changed: whether the value may be another one than that of the bytes; it may be the same object all the same.
         key: another one; the event's own by default.
     """
     from .topic import Topic
@@ -86,7 +88,7 @@ async def carry(
         if isinstance(source, Topic):
             ours, theirs = source.serdes(current_run(source.app)), target.serdes(current_run(target.app))
             raw_key = key is UNCHANGED and ours.schema.key_form is theirs.schema.key_form
-            raw_value = value is event.value and ours.schema.value_form is theirs.schema.value_form
+            raw_value = not changed and ours.schema.value_form is theirs.schema.value_form
     return await _pass_on(
         event,
         target,

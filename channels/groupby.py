@@ -93,7 +93,7 @@ def regroup(
     """
     function = _key_function(key)
     if topic is not None:
-        return _derive(source, hand, steps, _named(source, steps, topic), function)
+        return _derive(source, hand, steps, named(source, steps, topic), function)
     derived_name = f"{source.run.app.id}-{_source_name(source)}-{_key_name(key, name)}-repartition"
     return _derive(
         source,
@@ -109,7 +109,7 @@ def pass_through(
     source: Subscription, hand: Hand | None, steps: tuple[Step, ...], channel: Channel[Any] | str
 ) -> Subscription:
     """The subscription to the channel that all goes through."""
-    return _derive(source, hand, steps, _named(source, steps, channel), _unchanged)
+    return _derive(source, hand, steps, named(source, steps, channel), _unchanged)
 
 
 def _source_name(source: Subscription) -> str:
@@ -123,7 +123,7 @@ def _own_topic(
     from .topic import Topic  # topics make streams, and streams regroup into topics
 
     channel = source.channel
-    value_type = mapped_type(steps) or channel.value_type
+    value_type = mapped_type(steps) or source.value_type
     return Topic(
         source.run.app,
         name,
@@ -134,23 +134,30 @@ def _own_topic(
     )
 
 
-def _named(source: Subscription, steps: tuple[Step, ...], channel: Channel[Any] | str) -> Channel[Any]:
-    """The channel that is meant; a name means a topic with the types of the source."""
+def named(source: Subscription, steps: tuple[Step, ...], channel: Channel[Any] | str) -> Channel[Any]:
+    """The channel that is meant; a name means a topic with the types of the source.
+
+    Raises:
+        ImproperlyConfigured: it cannot be written to.
+    """
     from .topic import Topic
 
+    if isinstance(channel, Topic):
+        assert channel.destination  # or it raises
     if not isinstance(channel, str):
         return channel
     like = source.channel
+    value_type = mapped_type(steps) or source.value_type
 
     def make() -> Topic[Any]:
         return Topic(
             source.run.app,
             channel,
-            value_type=mapped_type(steps),
+            value_type=value_type,
             schema=like.schema,
         )
 
-    return source.run.state(("through", source, channel), make)
+    return source.run.state(("topic like", source, channel, repr(value_type)), make)
 
 
 def _derive(
@@ -175,6 +182,10 @@ def _derive(
         return derived
     if make is None:
         assert not isinstance(target, str)
+        if target in [part.channel for part in source.parts] or target.name in source.names:
+            raise ImproperlyConfigured(
+                f"{source.name} reads {target.name}: what it sends there it would get again without end; name another channel"
+            )
         channel = target
         ours = False
     else:
@@ -186,9 +197,8 @@ def _derive(
         channel = make()
         ours = True
     derived = channel.subscribe(run, f"{source.name}/{channel.name}", shared=source.shared)
-    failures = None if hand is None else hand.failures
     cls = _Regrouping if ours else Forwarder
-    derived.feeder = cls(source, channel, steps, key, failures, verb="group_by" if key is not _unchanged else "through")
+    derived.feeder = cls(source, channel, steps, key, hand, verb="group_by" if key is not _unchanged else "through")
     source.derived[target] = derived
     return derived
 
@@ -198,6 +208,7 @@ class _Regrouping(Forwarder):
 
     async def prepare(self) -> None:
         topic: Any = self.target
+        await self.source.start()
         try:
             if topic.partitions is None:
                 topic.partitions = await self._fitting_partitions()
@@ -232,5 +243,6 @@ class _Regrouping(Forwarder):
         )
 
     def close(self) -> None:
+        super().close()
         self.run.forget(("regrouped", self.target.name))
         Trimmer.of(self.run).topics.discard(self.target.name)

@@ -21,6 +21,9 @@ __all__ = ["CursorSource", "Hand", "current_event", "current_hand"]
 class CursorSource(Protocol):
     """What streams read from: something that gives out cursors."""
 
+    @property
+    def closed(self) -> bool: ...
+
     def open_cursor(self, hand: Hand, /) -> Cursor: ...
 
     def __hash__(self) -> int: ...
@@ -100,6 +103,7 @@ class Hand:
         """This hand's place in what `source` gives; the same one each time."""
         cursor = self._cursors.get(source)
         if cursor is None:
+            self._cursors = {source: cursor for source, cursor in self._cursors.items() if not source.closed}
             cursor = self._cursors[source] = source.open_cursor(self)
             cursor.bind(self)
             if self._stopping is not None:
@@ -147,13 +151,21 @@ class Hand:
             cursor.give_back()
         self.event = None
 
-    def drop(self) -> Event[Any] | None:
-        """Empty the hand without acknowledging; the caller answers for the event that it gets."""
-        event = self.event
+    def drop(self) -> list[Event[Any]]:
+        """Empty the hand without acknowledging; the caller answers for the events that it gets, one of each stream."""
+        events = [cursor.event for cursor in self._cursors.values() if cursor.event is not None]
         for cursor in self._cursors.values():
-            if cursor.event is event:
-                cursor.let_go()
+            cursor.let_go()
         self.give_back()
+        return events
+
+    @property
+    def asked(self) -> Event[Any] | None:
+        """The event that an answer belongs to: the one in hand, unless nobody asked it while another stream's was asked."""
+        event = self.event
+        if len(self._cursors) > 1 and (event is None or event.request is None):
+            in_hand = [cursor.event for cursor in self._cursors.values() if cursor.event is not None]
+            return next((other for other in in_hand if other.request is not None), event or next(iter(in_hand), None))
         return event
 
     # -- streams that the task makes itself ----------------------------------------------------------------
@@ -172,8 +184,8 @@ class Hand:
         """Close the streams that the task made. With `leave`, others no longer wait for what it had not read."""
         for source in [*self._made, *self._spare]:
             source.close(leave=leave)
-            self._cursors.pop(source, None)
         self._made, self._spare = [], []
+        self._cursors = {source: cursor for source, cursor in self._cursors.items() if not source.closed}
 
     def __repr__(self) -> str:
         return f"<Hand {self.event!r}>"
@@ -185,6 +197,7 @@ current_hand: ContextVar[Hand | None] = ContextVar("famulus_hand", default=None)
 def current_event() -> Event[Any] | None:
     """The event that the current task is working on, the last of a `take`; None outside a stream's loop."""
     hand = current_hand.get()
-    if hand is None or hand.event is None:
+    if hand is None:
         return None
-    return hand.event.parts[-1]
+    event = hand.event or hand.asked
+    return None if event is None else event.parts[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Container, Iterable, Iterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, Final
 
 import trio
@@ -113,13 +113,16 @@ class _AsyncReader(InboxSubscription):
             stack.enter_context(self._reading)
             if isinstance(self._items, AsyncGenerator):
                 await stack.enter_async_context(aclosing(self._items))
-            try:
-                async for item in self._items:
+            while not self.closed:
+                try:
+                    item = await anext(self._items)
+                except StopAsyncIteration:
+                    break
+                except Exception as error:
+                    self.failure = error
+                    break
+                with suppress(trio.ClosedResourceError):  # its reader has left
                     await self._inbox.put(_event(self.channel.name, item))
-            except trio.ClosedResourceError:
-                pass  # its reader has left
-            except Exception as error:
-                self.failure = error
         self._inbox.close()
 
     def _detach(self, leave: bool) -> None:

@@ -6,13 +6,27 @@ A step is a function of the value and its event that gives the new value, `DROPP
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any, Final, get_type_hints
 
 from .event import Event
 from .message import REQUEST_HEADERS
 
-__all__ = ["DROPPED", "Echo", "Filter", "Map", "Processor", "Step", "apply_steps", "mapped_type"]
+__all__ = [
+    "DROPPED",
+    "Echo",
+    "Filter",
+    "Map",
+    "Processor",
+    "Step",
+    "StepsOfParts",
+    "any_type_of",
+    "apply_steps",
+    "changes_values",
+    "mapped_type",
+]
 
 Processor = Callable[[Any], Any] | Callable[[Any], Awaitable[Any]]
 """Takes a value and returns a value, plain or async."""
@@ -36,19 +50,31 @@ class Map:
     def __call__(self, value: Any, event: Event[Any]) -> Any:
         return self.fun(value)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Map) and other.fun == self.fun
+
+    def __hash__(self) -> int:
+        return hash((Map, self.fun))
+
 
 class Filter:
     """Sorts out values for which a function says no; it may be async."""
 
-    __slots__ = ("_fun",)
+    __slots__ = ("fun",)
 
     def __init__(self, fun: Processor) -> None:
         if not callable(fun):
             raise TypeError(f"filter({fun!r}): expected a function of the value, plain or async")
-        self._fun: Final = fun
+        self.fun: Final = fun
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Filter) and other.fun == self.fun
+
+    def __hash__(self) -> int:
+        return hash((Filter, self.fun))
 
     def __call__(self, value: Any, event: Event[Any]) -> Any:
-        kept = self._fun(value)
+        kept = self.fun(value)
         if inspect.isawaitable(kept):
             return self._wait(value, kept)
         return value if kept else DROPPED
@@ -59,21 +85,58 @@ class Filter:
 
 
 class Echo:
-    """Repeats each value to other channels, and passes it on."""
+    """Repeats each value to other channels, and passes it on.
 
-    __slots__ = ("_channels",)
+    Args:
+        changed: processors before this have made values of their own, so the message's bytes will not do.
+    """
 
-    def __init__(self, channels: Sequence[Any]) -> None:
-        self._channels: Final = tuple(channels)
+    __slots__ = ("_changed", "channels")
+
+    def __init__(self, channels: Sequence[Any], *, changed: bool) -> None:
+        self.channels: Final = tuple(channels)
+        self._changed = changed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Echo) and other.channels == self.channels
+
+    def __hash__(self) -> int:
+        return hash((Echo, self.channels))
 
     async def __call__(self, value: Any, event: Event[Any]) -> Any:
         from .forwarding import carry
 
         # A copy is no question: whoever asked is answered by the agent that was asked.
         headers = tuple(pair for pair in event.headers if pair[0] not in REQUEST_HEADERS)
-        for channel in self._channels:
-            await carry(event, channel, value=value, headers=headers)
+        for channel in self.channels:
+            await carry(event, channel, value=value, changed=self._changed, headers=headers)
         return value
+
+
+class StepsOfParts:
+    """Of a combined stream: the steps of that one which an event came from.
+
+    Args:
+        parts: the steps of each subscription that is read.
+        type: of the values that come out of them; None where that is not known.
+    """
+
+    __slots__ = ("parts", "type")
+
+    def __init__(self, parts: Mapping[Any, tuple[Step, ...]], type: Any) -> None:
+        self.parts: Final = parts
+        self.type: Final = type
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StepsOfParts) and other.parts == self.parts
+
+    def __hash__(self) -> int:
+        return hash((StepsOfParts, *self.parts))
+
+    def __call__(self, value: Any, event: Event[Any]) -> Any:
+        reader = None if event.cursor is None else event.cursor.subscription
+        steps = self.parts.get(reader, ())
+        return apply_steps(steps, event) if steps else value
 
 
 async def apply_steps(steps: Sequence[Step], event: Event[Any]) -> Any:
@@ -90,13 +153,35 @@ async def apply_steps(steps: Sequence[Step], event: Event[Any]) -> Any:
 
 def mapped_type(steps: Sequence[Step]) -> Any:
     """The type that the last processor among the steps is annotated to give; None where it does not say or there is none."""
-    last = next((step for step in reversed(steps) if isinstance(step, Map)), None)
+    last = next((step for step in reversed(steps) if isinstance(step, Map | StepsOfParts)), None)
     if last is None:
         return None
+    if isinstance(last, StepsOfParts):
+        return last.type
     fun = last.fun
     if isinstance(fun, type):
         return fun
     try:
         return get_type_hints(fun).get("return")
     except (TypeError, NameError):
+        return None
+
+
+def changes_values(steps: Sequence[Step]) -> bool:
+    """Whether a processor among the steps may give another value, or may have changed the one that it was given."""
+    return any(
+        isinstance(step, Map)
+        or (isinstance(step, StepsOfParts) and any(changes_values(inner) for inner in step.parts.values()))
+        for step in steps
+    )
+
+
+def any_type_of(types: Sequence[Any]) -> Any:
+    """The type of values that are of one of these types; None where one of them is not known."""
+    different = list(dict.fromkeys(types))
+    if None in different or not different:
+        return None
+    try:
+        return reduce(or_, different)
+    except TypeError:
         return None

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from .combining import CombinedSubscription, StepsOfParts
+from .combining import combine
 from .cursor import BadMessage, Cursor, Thrown
 from .event import AckResult, Event
-from .groupby import GroupKey, pass_through, regroup
+from .groupby import GroupKey, named, pass_through, regroup
 from .hand import Hand, current_hand
 from .pace import Pacer
-from .steps import DROPPED, Echo, Filter, Map, Processor, Step, apply_steps
+from .steps import DROPPED, Echo, Filter, Map, Processor, Step, apply_steps, changes_values
 from .subscription import Subscription
 from .taking import Batches, with_timestamp
 
@@ -267,9 +267,13 @@ class Stream(AsyncIterator[T], Generic[T]):
         is done once its copies are delivered.
 
         Args:
-            channels: channels, topics, or names of topics, which then have the types of this stream's channel.
+            channels: channels, topics, or names of topics, which then have the type of this stream's values.
+
+        Raises:
+            ImproperlyConfigured: one of them is a pattern, or several topics.
         """
-        return self._with(Echo(channels))
+        targets = [named(self._subscription, self.steps, channel) for channel in channels]
+        return self._with(Echo(targets, changed=changes_values(self.steps)))
 
     def noack(self) -> Stream[T]:
         """The same stream without automatic acknowledgement: call `event.ack()` yourself."""
@@ -296,11 +300,12 @@ class Stream(AsyncIterator[T], Generic[T]):
 
         Raises:
             ValueError: a key without a name of its own, and no `name`.
+            ImproperlyConfigured: the intermediate topic is one that this stream reads, or another reader regroups through it.
         """
         made = regroup(
             self._subscription, self._source_hand, self.steps, key, name=name, topic=topic, partitions=partitions
         )
-        return Stream(made, hand=self._hand, roots=self._roots)
+        return Stream(made, hand=self._hand, acks=self._acks, roots=self._roots)
 
     def through(self, channel: Channel[T] | str) -> Stream[T]:
         """Send each value on to another channel, and go on with the stream of that.
@@ -308,10 +313,13 @@ class Stream(AsyncIterator[T], Generic[T]):
         The event of this stream is done once its copy is delivered. A topic that does not exist is created.
 
         Args:
-            channel: a channel, a topic, or the name of a topic, which then has the types of this stream's channel.
+            channel: a channel, a topic, or the name of a topic, which then has the type of this stream's values.
+
+        Raises:
+            ImproperlyConfigured: the channel is one that this stream reads, a pattern, or several topics.
         """
         made = pass_through(self._subscription, self._source_hand, self.steps, channel)
-        return Stream(made, hand=self._hand, roots=self._roots)
+        return Stream(made, hand=self._hand, acks=self._acks, roots=self._roots)
 
     @property
     def _source_hand(self) -> Hand | None:
@@ -326,18 +334,18 @@ class Stream(AsyncIterator[T], Generic[T]):
         Each keeps its processors, and operations on the combined stream come after them.
 
         Raises:
-            ValueError: one acknowledges and another does not.
+            ValueError: one acknowledges and another does not, or two are the same stream.
         """
         streams = (self, *others)
         if len({stream._acks for stream in streams}) > 1:
             raise ValueError("combined streams have to be all with or all without acknowledgement: see noack()")
-        steps = {stream._subscription: stream.steps for stream in streams if stream.steps}
+        subscription, steps = combine([(stream._subscription, stream.steps) for stream in streams])
         return Stream(
-            CombinedSubscription.of(tuple(stream._subscription for stream in streams)),
+            subscription,
             hand=self._hand,
             acks=self._acks,
             roots=tuple(root for stream in streams for root in stream._roots),
-            steps=(StepsOfParts(steps),) if steps else (),
+            steps=steps,
         )
 
     # -- more --------------------------------------------------------------------------------------------------

@@ -62,6 +62,21 @@ class Subscription(ABC):
         self._closed = False
         self._register()
 
+    @property
+    def parts(self) -> tuple[Subscription, ...]:
+        """What it consists of: itself, or those that are combined in it."""
+        return (self,)
+
+    @property
+    def value_type(self) -> Any:
+        """Of the values that come out of it; None where that is not known."""
+        return self.channel.value_type
+
+    @property
+    def closed(self) -> bool:
+        """Whether its reader has left."""
+        return self._closed
+
     def _register(self) -> None:
         readers_of(self.run, self.channel).append(self)
 

@@ -19,7 +19,7 @@ from .event import Event, FailurePolicy, Request
 from .hand import Hand
 from .message import Message
 from .pace import Pacer
-from .steps import DROPPED
+from .steps import DROPPED, Step
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -62,14 +62,10 @@ class Taken(Event[list[Any]]):
             event.message.release()
 
     def ack(self) -> Any:
-        if self.acked:
-            return super().ack()
-        if self.failure is not None:
-            self._fail_all(self.failure)
-        else:
+        if not self.acked:
             for event in self.events:
                 event.ack()
-        self.request = None
+            self.request = None
         return super().ack()
 
     def abandon(self) -> None:
@@ -81,19 +77,10 @@ class Taken(Event[list[Any]]):
     def fail(self, error: BaseException) -> None:
         if self.failure is None:
             self.failure = error
-            if self.acked:
-                for event in self.events:
-                    if event.on_failure is not None:
-                        event.message.refcount += 1
-                        event.on_failure(event, error)
+            for event in self.events:
+                event.message.refcount += 1
+                event.fail(error)
         self.message.release()
-
-    def _fail_all(self, error: BaseException) -> None:
-        for event in self.events:
-            if event.on_failure is None:
-                event.ack()
-            else:
-                event.crash(event.on_failure, error)
 
     def crash(self, policy: FailurePolicy, error: BaseException) -> None:
         """Who fails on several and does not skip what failed gets them again one by one: so the bad one is found."""
@@ -104,8 +91,12 @@ class Taken(Event[list[Any]]):
         waiting = [event for event in self.events if not event.acked]
         if len(waiting) > 1 and cursor is not None and cursor.one_by_one:
             log.warning("%s and %d more failed together: they come again one by one", waiting[0], len(waiting) - 1)
-            for event in waiting:
-                cursor.deliver_again(event.again())
+            if cursor.subscription is not None:
+                counters = cursor.subscription.run.counters
+                counters.events_failed += len(waiting)
+                counters.events_retried += len(waiting)
+            for event in waiting:  # each to its own place: `cursor` may read several
+                (event.cursor or cursor).deliver_again(event.again())
         else:
             for event in waiting:
                 event.crash(policy, error)
@@ -148,26 +139,38 @@ class Gathered:
     """What a cursor has gathered for a batch that is not full yet: events, and what their steps made of their values.
 
     Attributes:
+        steps: of the stream that has gathered.
         since: when the first of them came.
     """
 
+    steps: tuple[Step, ...] = ()
     events: list[Event[Any]] = attrs.Factory(list)
     values: list[Any] = attrs.Factory(list)
     since: float = inf
 
     def add(self, event: Event[Any], value: Any) -> None:
-        if not self.events:
+        if not self.events and self.since == inf:
             self.since = trio.current_time()
         self.events.append(event)
         self.values.append(value)
 
-    def drop_stale(self) -> None:
-        """Forget what was revoked meanwhile: its new owner gets it."""
-        if any(is_stale(event.message) for event in self.events):
-            pairs = zip(self.events, self.values, strict=True)
-            kept = [(event, value) for event, value in pairs if not is_stale(event.message)]
-            self.events = [event for event, _ in kept]
-            self.values = [value for _, value in kept]
+    def drop_stale(self) -> bool:
+        """Forget what was revoked meanwhile, which its new owner gets. Returns whether there was any."""
+        if not any(is_stale(event.message) for event in self.events):
+            return False
+        pairs = zip(self.events, self.values, strict=True)
+        kept = [(event, value) for event, value in pairs if not is_stale(event.message)]
+        self.events = [event for event, _ in kept]
+        self.values = [value for _, value in kept]
+        if not kept:
+            self.since = inf
+        return True
+
+    def split(self, count: int) -> list[Event[Any]]:
+        """Keep so many, and return the others, to be taken once more."""
+        rest = [event.repeat() for event in self.events[count:]]
+        del self.events[count:], self.values[count:]
+        return rest
 
 
 class Batches(AsyncIterator[list[B]], Generic[B]):
@@ -197,13 +200,9 @@ class Batches(AsyncIterator[list[B]], Generic[B]):
     async def __anext__(self) -> list[B]:
         stream = self._stream
         cursor, hand, pacer = await stream.advance()
-        gathered: Gathered | None = cursor.gathered
-        if gathered is None:
-            gathered = cursor.gathered = Gathered()
+        gathered = self._gathered(cursor)
         try:
-            while not gathered.events:
-                await self._gather(cursor, hand, pacer, gathered)
-                gathered.drop_stale()
+            await self._gather(cursor, hand, pacer, gathered)
         except trio.EndOfChannel:
             gathered.drop_stale()
             if not gathered.events:
@@ -212,6 +211,26 @@ class Batches(AsyncIterator[list[B]], Generic[B]):
         cursor.event = hand.event = Taken(gathered.events, cursor)
         give = self._give
         return [give(event, value) for event, value in zip(gathered.events, gathered.values, strict=True)]
+
+    def _gathered(self, cursor: Cursor) -> Gathered:
+        """What a cancelled call has left, as far as it suits this one; what does not is taken once more, on the old clock."""
+        gathered: Gathered | None = cursor.gathered
+        if gathered is None:
+            gathered = Gathered(self._stream.steps)
+        elif gathered.steps != self._stream.steps:
+            since = gathered.since
+            cursor.ungather()
+            gathered = Gathered(self._stream.steps, since=since)
+        elif len(gathered.events) > self._size:
+            cursor.give_again(gathered.split(self._size))
+        cursor.gathered = gathered
+        return gathered
+
+    def _due(self, gathered: Gathered) -> bool:
+        """Whether it is time to give out what there is."""
+        if not gathered.events or trio.current_time() < gathered.since + self._within:
+            return False
+        return not gathered.drop_stale() or bool(gathered.events)
 
     async def _gather(self, cursor: Cursor, hand: Hand, pacer: Pacer, gathered: Gathered) -> None:
         """Until there are enough, or it is time.
@@ -223,10 +242,12 @@ class Batches(AsyncIterator[list[B]], Generic[B]):
         while True:
             count = len(gathered.events)
             if count >= size:
-                return
+                if not gathered.drop_stale():
+                    return
+                continue
             if pacer.due():
                 await checkpoint()
-                if count and trio.current_time() >= gathered.since + self._within:
+                if self._due(gathered):
                     return
             taken = cursor.take_nowait()
             if taken is None:
@@ -234,19 +255,22 @@ class Batches(AsyncIterator[list[B]], Generic[B]):
                 with trio.move_on_at(deadline) as scope:
                     await cursor.wait()
                 pacer.rested()
-                if scope.cancelled_caught:
+                if scope.cancelled_caught and self._due(gathered):
                     return
             elif not isinstance(taken, Event):
                 await stream.trouble(taken)
             elif taken.attempt > 1:  # it has failed before, perhaps together with others: now alone
                 if count:
-                    cursor.redeliver.appendleft(taken)
+                    cursor.give_again([taken])
+                    gathered.drop_stale()
                 else:
                     await self._add(taken, cursor, hand, gathered)
                 if gathered.events:
                     return
             elif stream.steps:
                 await self._add(taken, cursor, hand, gathered)
+                if self._due(gathered):
+                    return
             else:
                 gathered.add(taken, taken.value)
 
