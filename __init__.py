@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .channels.errors import ImproperlyConfigured as ImproperlyConfigured
     from .channels.errors import MemberReplaced as MemberReplaced
     from .channels.errors import ProduceError as ProduceError
+    from .channels.errors import StreamStuck as StreamStuck
     from .channels.errors import TopicExists as TopicExists
     from .channels.errors import TopicMismatch as TopicMismatch
     from .channels.errors import TransportError as TransportError
@@ -93,6 +94,7 @@ _EXPORTS = {
     "PartitionStatistics": ".channels.counters",
     "Statistics": ".channels.counters",
     "Stream": ".channels.stream",
+    "StreamStuck": ".channels.errors",
     "TP": ".channels.message",
     "Topic": ".channels.topic",
     "TopicDescription": ".channels.transport",
@@ -156,6 +158,7 @@ __all__ = [  # noqa: RUF022  # in groups
     "RecordMetadata",
     "Statistics",
     "Stream",
+    "StreamStuck",
     "TP",
     "Topic",
     "TopicDescription",

@@ -80,10 +80,12 @@ class Actor:
         self.index = index
         self.reached = trio.Event()
         self._scope: trio.CancelScope | None = None
+        self._stuck: Exception | None = None
         self._hand = Hand(
             owner=self,
             prepare=self._prepare,
             interrupt=self._interrupt,
+            fail=self._fail,
             failures=agent_run.failures,
             one_by_one=agent_run.agent.options.on_failure != "ack",
             refuse=self._refuse,
@@ -115,6 +117,11 @@ class Actor:
         if self._scope is not None:
             self._scope.cancel()
 
+    def _fail(self, error: Exception) -> None:
+        """The watchdog has lost its patience: the event in hand has failed."""
+        self._stuck = error
+        self._interrupt()
+
     async def play(self) -> None:
         """One incarnation: run the agent's function over the stream."""
         trap_stop(self._stop)
@@ -125,6 +132,7 @@ class Actor:
             while True:
                 hand.begin()
                 failure: Exception | None = None
+                self._stuck = None
                 with trio.CancelScope() as self._scope:
                     try:
                         await self._perform()
@@ -133,6 +141,7 @@ class Actor:
                     else:
                         hand.finish()
                         return
+                failure = failure or self._stuck
                 if failure is not None:
                     await self._failed(failure)
                     raise failure
@@ -191,6 +200,9 @@ class Actor:
                     await result
             except Exception:
                 log.exception("on_error of agent %s raised", self._agent.name)
+
+    def __str__(self) -> str:
+        return f"{self._agent.name}[{self.index}]"
 
     def __repr__(self) -> str:
         return f"<Actor {self._agent.name}[{self.index}] {self._hand!r}>"

@@ -28,6 +28,7 @@ from .retry import Retry
 from .subscribing import Subscriber
 from .tracker import PartitionTracker
 from .transport import Assignment, Batch, Consumer, ConsumerOptions, OffsetReset, Transport
+from .watchdog import Watchdog
 
 __all__ = ["Conductor"]
 
@@ -64,6 +65,7 @@ class Conductor:
         )
         self._readers = Readers()
         self._subscriber = Subscriber(transport, options)
+        self._watchdog = Watchdog(options)
         self._drain = Drain(options.stream_drain_timeout)
         self._owned = Ownership()
         self._turn = 0
@@ -405,8 +407,9 @@ class Conductor:
                 self._owned.trackers.pop(tp, None)
 
     def _tick(self) -> None:
-        """By the commit interval: look again at what is full but not paused yet, and at a refusal without a rebalance."""
+        """By the commit interval: who is stuck, what is full but not paused yet, what refusal came without a rebalance."""
         trackers = self._owned.trackers.values()
+        self._watchdog.look(self._drain.cursors, trackers)
         if self.commits.refused is not None or any(t.blocked_since is not None and not t.paused for t in trackers):
             self.wake()
 

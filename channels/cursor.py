@@ -68,21 +68,26 @@ class Cursor(ABC):
         subscription: what it is a place in.
         prepare: called with each new event that has headers, before the stream sees it (agents hang requests on it).
         interrupt: called at a rebalance when the event in hand took longer than allowed; cancels the stream's user.
+        fail: has its user fail with this error, by a cancellation.
+        name, task: of its user.
         stopping: its user was asked to stop: nothing new is taken.
         on_drain: called when it is asked to stop with the run.
         may_catch_up: whether it may then go on with what other readers of its topic have taken.
     """
 
     __slots__ = (
+        "__weakref__",
         "_waiting",
         "acks",
         "event",
+        "fail",
         "failures",
         "gathered",
         "held",
         "idle",
         "interrupt",
         "may_catch_up",
+        "name",
         "on_drain",
         "on_wake",
         "one_by_one",
@@ -90,6 +95,7 @@ class Cursor(ABC):
         "redeliver",
         "stopping",
         "subscription",
+        "task",
     )
 
     def __init__(self) -> None:
@@ -103,6 +109,9 @@ class Cursor(ABC):
         self.failures: FailurePolicy | None = None
         self.prepare: Callable[[Event[Any]], None] | None = None
         self.interrupt: Callable[[], None] | None = None
+        self.fail: Callable[[Exception], None] | None = None
+        self.task: trio.lowlevel.Task | None = None
+        self.name = "a stream"
         self.idle: trio.Event | None = None
         self.on_drain: Callable[[], None] | None = None
         self.may_catch_up: Callable[[], bool] | None = None
@@ -116,6 +125,8 @@ class Cursor(ABC):
         self.one_by_one = hand.one_by_one
         self.prepare = hand.prepare
         self.interrupt = hand.interrupt
+        self.fail = hand.fail
+        self.name = "a stream" if hand.owner is None else str(hand.owner)
 
     def set_acks(self, acks: bool) -> None:
         """Whether its stream acknowledges."""

@@ -16,6 +16,7 @@ __all__ = [
     "ImproperlyConfigured",
     "MemberReplaced",
     "ProduceError",
+    "StreamStuck",
     "TopicExists",
     "TopicMismatch",
     "TransportError",
@@ -41,6 +42,10 @@ class AmbiguousRun(FamulusError, RuntimeError):
 
 class BufferFull(FamulusError):
     """`send_soon` found its buffer full. It cannot wait: use `await send(...)`, or send less."""
+
+
+class StreamStuck(FamulusError):
+    """An agent took longer over an event than `stream_watchdog_timeout`, and has to stop (`stream_watchdog_action`)."""
 
 
 class TransportError(FamulusError):

@@ -65,6 +65,7 @@ class Hand:
         "_spare",
         "_stopping",
         "event",
+        "fail",
         "failures",
         "interrupt",
         "one_by_one",
@@ -81,6 +82,7 @@ class Hand:
         owner: object | None = None,
         prepare: Callable[[Event[Any]], None] | None = None,
         interrupt: Callable[[], None] | None = None,
+        fail: Callable[[Exception], None] | None = None,
         failures: FailurePolicy | None = None,
         one_by_one: bool = False,
         refuse: Callable[[Message, Exception], None] | None = None,
@@ -90,6 +92,7 @@ class Hand:
         self.owner = owner
         self.prepare = prepare
         self.interrupt = interrupt
+        self.fail = fail
         self.failures = failures
         self.one_by_one = one_by_one
         self.refuse = refuse

@@ -91,6 +91,12 @@ class MessagingOptions:
     stream_pause_after: float = setting(
         1.0, "seconds that a partition's stream has to be full before the partition is paused at the broker"
     )
+    stream_watchdog_timeout: float = setting(
+        300.0, "seconds that one event may be in hand before the stream's task is named in the log; 0 turns it off"
+    )
+    stream_watchdog_action: Literal["warn", "restart"] = setting(
+        "warn", "whether an agent that takes longer has also failed and is started again", choices=("warn", "restart")
+    )
     stream_ready_timeout: float = setting(
         5.0, "seconds that start waits for each actor to reach its stream before it goes on without it"
     )

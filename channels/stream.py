@@ -183,6 +183,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._hand = hand
         self._cursor = cursor = hand.cursor(self._subscription)
         cursor.set_acks(self._acks)
+        cursor.task = trio.lowlevel.current_task()
         self._pacer = pacer = Pacer()
         if hand.reached is not None:
             hand.reached()

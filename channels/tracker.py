@@ -22,6 +22,7 @@ class PartitionTracker:
     """
 
     __slots__ = (
+        "__weakref__",
         "_counters",
         "_max_span",
         "_on_acked",

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.lowlevel
 
 import famulus
 from famulus.channels.memory import MemoryBroker
@@ -153,3 +154,73 @@ async def test_catching_up_is_bounded_and_the_rest_comes_again(broker: MemoryBro
         await trio.sleep(30)
     assert slow == list(range(100))
     assert fast == [*range(100), *range(done, 100)]
+
+
+async def test_pain_1_the_watchdog_names_the_stuck_agent_its_message_and_its_frame(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(broker, "numbers", 3)
+    app = famulus.App("stuck", broker=f"memory://{broker.name}", stream_watchdog_timeout=30.0)
+    seen: list[int] = []
+
+    @app.agent(app.topic("numbers", value_type=int), name="ponders")
+    async def ponders(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            if number == 1:
+                await trio.sleep(100)  # here
+            seen.append(number)
+
+    async with famulus.open_app(app) as running:
+        await trio.sleep(25)
+        assert not caplog.records
+        await trio.sleep(60)
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert line.startswith("ponders[0] has had numbers-0@1 in hand for 3")
+        assert "in ponders: await trio.sleep(100)  # here" in line.replace("<locals>.", "").replace(
+            "test_pain_1_the_watchdog_names_the_stuck_agent_its_message_and_its_frame.", ""
+        )
+        await trio.sleep(60)
+        assert all(node.restarts == 0 for node in running.tree().walk())
+    assert seen == [0, 1, 2]
+
+
+async def test_pain_1_a_stuck_agent_is_started_again_when_that_is_asked_for(broker: MemoryBroker) -> None:
+    fill(broker, "numbers", 3)
+    app = famulus.App(
+        "restarts", broker=f"memory://{broker.name}", stream_watchdog_timeout=30.0, stream_watchdog_action="restart"
+    )
+    seen: list[int] = []
+
+    @app.agent(app.topic("numbers", value_type=int), name="hangs")
+    async def hangs(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            if number == 1:
+                await trio.sleep_forever()
+            seen.append(number)
+
+    async with famulus.open_app(app) as running:
+        await trio.sleep(60)
+        assert {node.name: node.restarts for node in running.tree().walk()}["hangs[0]"] == 1
+        assert running.statistics().events_failed == 1
+    assert seen == [0, 2]  # the event has failed, and `on_failure` says what that means
+    assert broker.group("restarts").committed == {TP("numbers", 0): 3}
+
+
+async def test_the_watchdog_names_a_message_that_nobody_acknowledges(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(broker, "numbers", 3)
+    app = famulus.App("forgets", broker=f"memory://{broker.name}", stream_watchdog_timeout=30.0)
+
+    @app.agent(app.topic("numbers", value_type=int))
+    async def forgets(stream: famulus.Stream[int]) -> None:
+        async for event in stream.noack().events():
+            if event.value != 1:
+                event.ack()
+        await trio.lowlevel.checkpoint()
+
+    async with famulus.open_app(app):
+        await trio.sleep(100)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("numbers-0@1 has not been acknowledged for 3")
+    assert "is event.ack() missing" in line
