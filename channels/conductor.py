@@ -66,7 +66,7 @@ class Conductor:
         self._readers = Readers()
         self._subscriber = Subscriber(transport, options)
         self._watchdog = Watchdog(options)
-        self._drain = Drain(options.stream_drain_timeout)
+        self._draining = Drain(options.stream_drain_timeout)
         self._owned = Ownership()
         self._turn = 0
         self._changed = trio.Event()
@@ -104,14 +104,14 @@ class Conductor:
     def watch(self, cursor: Cursor) -> None:
         """Wait for this cursor's event in hand when its partition is revoked."""
         cursor.on_drain = self._begin_stop
-        cursor.may_catch_up = self._drain.may_catch_up
-        self._drain.watch(cursor)
+        cursor.may_catch_up = self._draining.may_catch_up
+        self._draining.watch(cursor)
 
     def unwatch(self, cursor: Cursor) -> None:
-        self._drain.unwatch(cursor)
+        self._draining.unwatch(cursor)
 
     def _begin_stop(self) -> None:
-        self._drain.begin_stop(self._owned.trackers)
+        self._draining.begin_stop(self._owned.trackers)
 
     def remove(self, inbox: BatchInbox, *, leave: bool) -> frozenset[str]:
         """Close an inbox; what it holds stays unacknowledged, and its log still has it.
@@ -367,6 +367,8 @@ class Conductor:
             )
             if reset.position > tracker.ledger.newest:
                 tracker.ledger.deliver_offsets((), reset.position)
+            # Where the transport knew of it before we began, we began there; the group has not committed that yet.
+            tracker.committed = min(tracker.committed, reset.wanted)
         else:
             log.warning(
                 "%s ends before %d, which was to be read next: it was made anew, or its log was cut off; going on at %d (%s)",
@@ -395,10 +397,10 @@ class Conductor:
             if lost:
                 log.warning("lost %s: other workers own them now; what is in hand is discarded", some_names(trackers))
                 self.commits.lost()
-                self._drain.interrupt(revoked)
+                self._draining.interrupt(revoked)
             elif trackers:
                 if not self._stopping:  # at shutdown the agents have stopped before us
-                    await self._drain.wait(trackers)
+                    await self._drain(trackers)
                 with trio.move_on_after(self._options.producer_flush_timeout):
                     await self._producer.flush()
                 await self.commits.commit_and_stop(trackers)
@@ -406,10 +408,13 @@ class Conductor:
             for tp in trackers:
                 self._owned.trackers.pop(tp, None)
 
+    async def _drain(self, trackers: Mapping[TP, PartitionTracker]) -> None:
+        await self._draining.wait(trackers)
+
     def _tick(self) -> None:
         """By the commit interval: who is stuck, what is full but not paused yet, what refusal came without a rebalance."""
         trackers = self._owned.trackers.values()
-        self._watchdog.look(self._drain.cursors, trackers)
+        self._watchdog.look(self._draining.cursors, trackers)
         if self.commits.refused is not None or any(t.blocked_since is not None and not t.paused for t in trackers):
             self.wake()
 
