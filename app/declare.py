@@ -207,7 +207,9 @@ class Declarations(ABC):
                 )
             return channel
         options: Any = dict(topic_options)
-        options.setdefault("value_type", stream_value_type(fun))
+        schema = options.get("schema")
+        if schema is None or schema.value_type is None:
+            options.setdefault("value_type", stream_value_type(fun))
         if channel is not None:
             return self.topic(channel, **options)
         if options.get("pattern") is not None:

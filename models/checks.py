@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import threading
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -28,6 +29,9 @@ Check = Callable[[Any], list[FieldError]]
 _NOT_SET: Any = object()
 
 _checks: dict[Any, Check] = {}
+_built: dict[Any, Check] = {}  # of the outermost type under way, and its parts
+_pending: dict[Any, list[Check]] = {}
+_lock = threading.RLock()
 
 
 def check_hook(tp: Any) -> Check:
@@ -37,16 +41,24 @@ def check_hook(tp: Any) -> Check:
         known = _checks.get(tp)
     except TypeError:  # not hashable
         return _make(tp)
-    if known is None:
-        cell: list[Check] = []
-        _checks[tp] = lambda value: cell[0](value)  # for a type within itself
+    if known is not None:
+        return known
+    with _lock:
+        if (built := _built.get(tp)) is not None:
+            return built
+        if (pending := _pending.get(tp)) is not None:  # a type within itself
+            return lambda value: pending[0](value)
+        cell = _pending[tp] = []
         try:
-            cell.append(_make(tp))
-        except BaseException:
-            del _checks[tp]
-            raise
-        known = _checks[tp] = cell[0]
-    return known
+            check = _built[tp] = _make(tp)
+            cell.append(check)
+            if len(_pending) == 1:  # the outermost: only now is nothing half made
+                _checks.update(_built)
+        finally:
+            del _pending[tp]
+            if not _pending:
+                _built.clear()
+        return check
 
 
 def _make(tp: Any) -> Check:

@@ -4,8 +4,10 @@ for is found under it, among the classes that this program has defined. Nothing 
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import FieldError, Mismatch, field_path, mismatch, short
@@ -20,8 +22,16 @@ _known: dict[str, list[weakref.ref[type]]] = {}
 
 
 def place_of(cls: type) -> str:
-    """Where a class was defined: its namespace, if it says no other."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """Where a class was defined: its namespace, if it says no other.
+
+    In a program that was started as a script, the script's own name stands for `__main__`, as its importers know it.
+    """
+    module = cls.__module__
+    if module == "__main__":
+        main = sys.modules.get(module)
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = spec.name if spec is not None else Path(file).stem if file else module
+    return f"{module}.{cls.__qualname__}"
 
 
 def register_namespace(cls: type, namespace: str) -> None:

@@ -40,6 +40,30 @@ def test_a_wrong_environment_variable_names_itself() -> None:
         resolve_settings({}, {}, {"FAMULUS_TOPIC_PARTITIONS": "many"})
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("1", True), ("Yes", True), ("off", False), ("false", False)]
+)
+def test_a_yes_or_no_is_read_from_the_environment(text: str, value: bool) -> None:
+    assert resolve_settings({}, {}, {"FAMULUS_CODEC_ALLOW_PICKLE": text}).codec_allow_pickle is value
+
+
+def test_what_is_neither_yes_nor_no_names_itself() -> None:
+    with pytest.raises(
+        famulus.ImproperlyConfigured, match="FAMULUS_CODEC_ALLOW_PICKLE='maybe': expected true or false"
+    ):
+        resolve_settings({}, {}, {"FAMULUS_CODEC_ALLOW_PICKLE": "maybe"})
+    with pytest.raises(famulus.ImproperlyConfigured, match="codec_allow_pickle=1: expected True or False"):
+        famulus.Settings(codec_allow_pickle=1)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_codecs_are_limited_by_the_settings() -> None:
+    limits = famulus.Settings(codec_allow_pickle=True, codec_max_decompressed=5).codec_limits
+    assert (limits.allow_pickle, limits.max_decompressed) == (True, 5)
+    assert famulus.Settings().codec_limits.allow_pickle is False
+    with pytest.raises(famulus.ImproperlyConfigured, match="codec_max_decompressed=0"):
+        famulus.Settings(codec_max_decompressed=0)
+
+
 async def test_the_environment_reaches_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAMULUS_TOPIC_PARTITIONS", "6")
     async with famulus.open_app() as app:

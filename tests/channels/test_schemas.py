@@ -178,6 +178,19 @@ async def test_agents_answer_through_a_schema(broker: MemoryBroker) -> None:
             assert await cents.ask(Order("ada", 7)) == 7
 
 
+async def test_the_schema_of_an_agents_own_topic_counts_more_than_its_annotation(broker: MemoryBroker) -> None:
+    app = app_on(broker)
+
+    @app.agent(schema=famulus.Schema(value_type=Order))
+    async def typed(stream: famulus.Stream[famulus.Record]) -> None: ...
+
+    @app.agent(schema=famulus.Schema(value_serializer="msgpack"))
+    async def annotated(stream: famulus.Stream[Order]) -> None: ...
+
+    assert (typed.channel.value_type, annotated.channel.value_type) == (Order, Order)
+    assert annotated.channel.value_serializer == "msgpack"
+
+
 async def test_copies_of_a_topic_keep_the_schema_or_take_another(broker: MemoryBroker) -> None:
     app = app_on(broker)
     topic = app.topic("orders", schema=ORDERS)

@@ -145,7 +145,7 @@ def test_what_a_codec_has_no_form_for_is_an_encode_error() -> None:
 
 
 def test_a_decompression_bomb_is_refused_before_it_fills_the_memory() -> None:
-    bomb = zlib.compress(b"\0" * 100_000_000, 9)
+    bomb = zlib.compress(b"\0" * 70_000_000)
     with pytest.raises(DecodeError, match="more than 67108864 bytes when decompressed; setting codec_max_decompressed"):
         value_serde(bytes, "zlib").loads(bomb)
 

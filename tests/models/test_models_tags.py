@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +18,11 @@ class Asset(Record, abstract=True, include_metadata=True):
     url: str
 
 
-class Image(Asset, namespace="shop.Image"):
+class Image(Asset, namespace="tests.Image"):
     width: int = 0
 
 
-class Video(Asset, namespace="shop.Video"):
+class Video(Asset, namespace="tests.Video"):
     seconds: float = 0.0
 
 
@@ -28,7 +30,7 @@ class Clip(Video):
     start: float = 0.0
 
 
-class Other(Record, include_metadata=True, namespace="shop.Other"):
+class Other(Record, include_metadata=True, namespace="tests.Other"):
     url: str
 
 
@@ -42,8 +44,8 @@ class Article(Record):
 
 def test_a_tagged_record_is_written_with_its_namespace() -> None:
     image = Image("a.png", 5)
-    assert image.dumps() == b'{"__famulus":{"ns":"shop.Image"},"url":"a.png","width":5}'
-    assert image.to_representation()["__famulus"] == {"ns": "shop.Image"}
+    assert image.dumps() == b'{"__famulus":{"ns":"tests.Image"},"url":"a.png","width":5}'
+    assert image.to_representation()["__famulus"] == {"ns": "tests.Image"}
     assert image.asdict() == {"url": "a.png", "width": 5}
     assert b'"ns":"' + HERE.encode() + b'.Clip"' in Clip("c").dumps()
 
@@ -80,12 +82,12 @@ def test_a_union_goes_by_the_tag_before_it_goes_by_the_fields() -> None:
     ("data", "path"),
     [
         (b'{"__famulus":{"ns":"os.system"},"url":"a"}', "$.__famulus.ns"),
-        (b'{"__famulus":{"ns":"shop.Other"},"url":"a"}', "$.__famulus.ns"),  # no subclass of Asset
+        (b'{"__famulus":{"ns":"tests.Other"},"url":"a"}', "$.__famulus.ns"),  # no subclass of Asset
         (b'{"__famulus":{"ns":5},"url":"a"}', "$.__famulus"),
-        (b'{"__famulus":"shop.Image","url":"a"}', "$.__famulus"),
+        (b'{"__famulus":"tests.Image","url":"a"}', "$.__famulus"),
         (b'{"url":"a"}', "$.__famulus"),  # abstract, and no tag
         (b'{"__famulus":{"ns":"%s.Asset"},"url":"a"}' % HERE.encode(), "$.__famulus.ns"),  # abstract
-        (b'{"__famulus":{"ns":"shop.Image"},"url":5}', "$.url"),
+        (b'{"__famulus":{"ns":"tests.Image"},"url":5}', "$.url"),
         (b"[]", "$"),
     ],
 )
@@ -155,9 +157,9 @@ def test_polymorphic_fields_go_by_tags_whatever_their_types_say() -> None:
 
 
 def test_a_namespace_is_taken_once() -> None:
-    with pytest.raises(TypeError, match=rf"namespace 'shop.Image' is taken by {HERE}.Image; give it another one"):
+    with pytest.raises(TypeError, match=rf"namespace 'tests.Image' is taken by {HERE}.Image; give it another one"):
 
-        class Second(Asset, namespace="shop.Image"):
+        class Second(Asset, namespace="tests.Image"):
             pass
 
     with pytest.raises(TypeError, match="namespace is a non-empty str"):
@@ -176,6 +178,27 @@ def test_a_class_that_is_defined_again_takes_its_own_name_over() -> None:
     first, second = make(), make()
     assert Asset.loads(first("a").dumps()) == second("a")
     assert first.loads(first("a").dumps()) == first("a")
+
+
+def test_a_script_and_a_module_that_imports_it_mean_the_same_classes(tmp_path: Path) -> None:
+    (tmp_path / "assets.py").write_text(
+        "from famulus import Record\n"
+        "class Asset(Record, include_metadata=True):\n"
+        "    url: str\n"
+        "class Image(Asset):\n"
+        "    pass\n"
+        "class Video(Asset, namespace='Video'):\n"
+        "    pass\n"
+        "if __name__ == '__main__':\n"
+        "    import assets\n"
+        "    print(Asset.loads(assets.Image('a').dumps()) == Image('a'), Image('a').dumps().decode())\n"
+        "    print(type(assets.Asset.loads(Video('a').dumps())) is assets.Video)\n"
+    )
+    for arguments in (["assets.py"], ["-m", "assets"]):
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+        )
+        assert done.stdout.splitlines() == ['True {"__famulus":{"ns":"assets.Image"},"url":"a"}', "True"], done.stderr
 
 
 def test_options_are_inherited_from_every_base() -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
-from famulus.models import Record, Serde, field, key_serde, value_serde
+from famulus.models import CodecLimits, Record, Schema, Serde, ValidationError, field, key_serde, value_serde
+from famulus.models.schema import Headers
 
 T = TypeVar("T")
 
@@ -39,6 +40,20 @@ class Page(Record, Generic[T]):
     items: list[T]
 
 
+class Tagged(Record, include_metadata=True, namespace="x", coerce=True, validation=True, isodates=True):
+    number: int = field(input_name="order-number")
+    token: str = field(default="", exclude=True)
+    other: str = field(default="", alias="o", coerce=False)
+
+
+class Capitals(Schema):
+    def loads_key(self, data: bytes, headers: Headers) -> str:
+        return data.decode().lower()
+
+    def dumps_key(self, key: str, headers: Headers) -> tuple[bytes | None, Headers]:
+        return key.upper().encode(), headers
+
+
 order = Order("ada", 1250, ["new"], note="x")
 rush = Rush("ada", 1, courier="dog")
 order.cents = 3
@@ -57,6 +72,11 @@ if several:
     account: str = several[0].account
 member = Order.account
 page: Page[int] = Page([1, 2])
+tagged: Tagged = Tagged.from_data({"order-number": 1}).derive(order, token="t")
+again: Tagged = Tagged.loads(tagged.dumps(serializer="pickle"), serializer="pickle", allow_pickle=True)
+wrongs: list[ValidationError] = Tagged(1, o="x").validate()
+limited: Serde[Order] = value_serde(Order, "json|gzip", limits=CodecLimits(max_decompressed=10))
+schema: Schema = Capitals(key_type=str, value_type=Order)
 
 Order("ada")  # mypy: call-arg; pyright: reportCallIssue
 Order("ada", "1250")  # mypy: arg-type; pyright: reportArgumentType

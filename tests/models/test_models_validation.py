@@ -190,5 +190,26 @@ def test_a_frozen_record_is_validated() -> None:
         Fixed("a")  # type: ignore[arg-type]  # that is the test
 
 
+def test_a_check_that_could_not_be_made_leaves_nothing_half_made_behind() -> None:
+    class Parent(Record):
+        child: Child | None
+        late: Late | None = None
+
+    class Child(Record):
+        parent: Parent | None
+
+    with pytest.raises(TypeError, match="Late"):
+        Parent(None).validate()
+
+    class Late(Record):
+        n: int
+
+    good, bad = Parent(Child(Parent(None))), Parent(Child(Parent(5)))  # type: ignore[arg-type]  # that is the test
+    assert good.is_valid()
+    assert [error.path for error in bad.validate()] == ["$.child.parent.child"]
+    assert good.child is not None
+    assert good.child.is_valid()
+
+
 def test_names_used_by_annotations_above() -> None:
     assert (Mapping, Sequence, Literal) is not None
