@@ -95,23 +95,21 @@ class Forwarder:
         if services is None:
             raise RuntimeError(f"the run has no supervisor for the forwarder of {self._verb}")
         started: dict[str, Forwarder] = self.run.state("forwarders", dict)
-        for name in [name for name, other in started.items() if other._closed]:
+        # A start that was cancelled is made again, and what streams that were closed have left is cleared away.
+        gone = [name for name, other in started.items() if other is self or other._closed]
+        for name in gone:
             del started[name]
+        for name in gone:
             if name in services.children:
                 await services.children[name].terminate()
                 await services.delete(name)
         # Several streams may send to one channel, and those that a task makes of one topic have one name.
-        basis = (
-            f"{self.source.name} {self._verb} {self.target.name}"
-            if self._verb == "through"
-            else f"group_by {self.target.name}"
-        )
+        basis = f"{self.source.name} {self._verb} {self.target.name}"
+        if self._verb != "through":
+            basis = f"{self._verb} {self.target.name}"
         names = itertools.chain([basis], (f"{basis} ({number})" for number in itertools.count(2)))
-        name = next(name for name in names if started.get(name, self) is self)
+        name = next(name for name in names if name not in started and name not in services.children)
         started[name] = self
-        if name in services.children:  # a start that was cancelled is made again
-            await services.children[name].terminate()
-            await services.delete(name)
         await services.start(child(self._forward, name=name, restart="transient"))
 
     def close(self) -> None:

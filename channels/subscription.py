@@ -117,12 +117,19 @@ class Subscription(ABC):
     def throw(self, error: BaseException) -> None:
         """Raise this from the stream that reads it, or from one of those that share it, before anything else comes."""
         if self.derived or self.combinations:
-            for subscription in [*self.derived.values(), *self.combinations.values()]:
+            for subscription in self.derived.values():
                 subscription.throw(error)
+            if combined := list(self.combinations.values()):  # each actor that shares this may have one of its own
+                next((other for other in combined if other.waiting), combined[0]).throw(error)
         elif self._cursors:
             next((cursor for cursor in self._cursors if cursor.waiting), self._cursors[0]).throw(error)
         else:
             self._thrown.append(error)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a stream that reads it waits for something to come."""
+        return any(cursor.waiting for cursor in self._cursors)
 
     async def decode_error(self, bad: BadMessage) -> None:
         """Do what the channel says about undecodable input, and tell its handlers."""
