@@ -88,7 +88,7 @@ class Actor:
             one_by_one=agent_run.agent.options.on_failure != "ack",
             refuse=self._refuse,
         )
-        self._hand.reached = self.reached.set
+        self._hand.reached = self._has_reached
 
     @property
     def agent(self) -> Agent[Any, Any]:
@@ -110,6 +110,11 @@ class Actor:
         root = self._agent_run.run.root
         self._hand.stop(drain=root is not None and root.state != "running")
 
+    def _has_reached(self) -> None:
+        """It has come to its stream. Those that it combines with that are made by now, or not at all."""
+        self.reached.set()
+        self._hand.close_spare()
+
     def _interrupt(self) -> None:
         """A rebalance cannot wait any longer for the event in hand."""
         if self._scope is not None:
@@ -121,10 +126,10 @@ class Actor:
         hand = self._hand
         current_hand.set(hand)
         this = current_child()
+        failure: Exception | None = None
         try:
             while True:
                 hand.begin()
-                failure: Exception | None = None
                 with trio.CancelScope() as self._scope:
                     try:
                         await self._perform()
@@ -141,7 +146,8 @@ class Actor:
             if hand.worked:
                 this.progress()
             hand.give_back()
-            hand.close_made(leave=this.state != "stopping")
+            if failure is None:
+                hand.close_made(leave=this.state != "stopping")
 
     async def _perform(self) -> None:
         agent, hand = self._agent, self._hand

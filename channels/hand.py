@@ -180,6 +180,12 @@ class Hand:
         self._made.append(found)
         return found
 
+    def close_spare(self) -> None:
+        """Close the streams that a crashed incarnation has left and this one has not made again."""
+        spare, self._spare = self._spare, []
+        for source in spare:
+            source.close(leave=True)
+
     def close_made(self, *, leave: bool) -> None:
         """Close the streams that the task made. With `leave`, others no longer wait for what it had not read."""
         for source in [*self._made, *self._spare]:

@@ -331,8 +331,8 @@ async def test_what_is_thrown_into_a_channel_reaches_one_actor_and_costs_no_mess
 
     @app.agent(numbers, on_error=note, concurrency=concurrency)
     async def read(stream: famulus.Stream[int]) -> None:
-        operate = THROWN_INTO.get(how, lambda s: s & more.stream())
-        async for value in operate(stream):
+        operate = THROWN_INTO.get(how)
+        async for value in (stream & more.stream()) if operate is None else operate(stream):
             seen.append(value)
 
     async with famulus.open_app(app):
