@@ -301,7 +301,8 @@ async def test_a_stream_that_ends_gives_out_what_is_left_and_ends(broker: Memory
     async with famulus.open_app(app):
         assert [values async for values in app.stream(range(5)).take(2)] == [[0, 1], [2, 3], [4]]
         assert [values async for values in app.stream(range(4)).take(2)] == [[0, 1], [2, 3]]
-        assert [values async for values in app.stream(()).take(2)] == []
+        empty: list[int] = []
+        assert [values async for values in app.stream(empty).take(2)] == []
 
 
 # -- acknowledgement and outputs ---------------------------------------------------------------------------------
