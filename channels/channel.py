@@ -246,6 +246,17 @@ class Channel(Generic[T]):
             await _call_back(future, options.get("callback"))
         return future
 
+    async def pass_on(self, value: Any, source: Message, *, key: Any, timestamp: float, headers: HeadersArg) -> None:
+        """Send what was made of a message on its way through here: that one is not done before this one is."""
+        run = current_run(self.app)
+        event = _event(self.name, key, value, timestamp=timestamp, headers=headers)
+        event.message.stand_for(source)
+        try:
+            await self._state(run).put(event, self.bound(run))
+        except BaseException:
+            source.release()
+            raise
+
     async def put(self, value: T) -> None:
         """Send a value, waiting for room."""
         await self.send(value)

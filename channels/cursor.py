@@ -17,7 +17,7 @@ import trio
 from ..models import Schema
 from .event import Event, FailurePolicy
 from .inbox import BatchInbox, EventInbox
-from .message import TP, Message
+from .message import TP, Message, StandIn
 
 if TYPE_CHECKING:
     from .hand import Hand
@@ -257,7 +257,7 @@ class Cursor(ABC):
         return (
             event is not None
             and not event.acked
-            and any(not part.acked and part.message.tp in partitions for part in event.parts)
+            and any(not part.acked and _partition(part.message) in partitions for part in event.parts)
         )
 
     def _redelivery(self) -> Event[Any] | Thrown | None:
@@ -287,10 +287,10 @@ class EventCursor(Cursor):
             return None
         if self.redeliver and (again := self._redelivery()) is not None:
             return again
-        event = self._next
-        if event is not None:
-            self._next = None
-        else:
+        event, self._next = self._next, None
+        if event is None:
+            event = self._inbox.take_nowait()
+        while event is not None and event.message.tracker is not None and is_stale(event.message):
             event = self._inbox.take_nowait()
         if event is not None:
             event.cursor = self
@@ -308,6 +308,11 @@ class EventCursor(Cursor):
 
     def close(self, *, release: Container[str]) -> None:
         self.stopping = True
+        if release:  # no log has any of it
+            self.abandon_all(_Everything())
+            if self._next is not None:
+                self._next.abandon()
+                self._next = None
         self.redeliver.clear()
 
 
@@ -449,6 +454,22 @@ class SchemaCursor(BatchCursor):
 
     def _value(self, data: bytes | None) -> Any:
         return self._schema.decode_value(data, self._batch[self._index - 1].headers)  # of the message being taken
+
+
+class _Everything(Container[str]):
+    """All topics."""
+
+    def __contains__(self, topic: object) -> bool:
+        return True
+
+
+def _partition(message: Message) -> TP:
+    """The partition that the message is from; what came through a local channel is from where it was before."""
+    tracker = message.tracker
+    while isinstance(tracker, StandIn):
+        message = tracker.source
+        tracker = message.tracker
+    return message.tp
 
 
 def is_stale(message: Message) -> bool:

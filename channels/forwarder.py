@@ -12,7 +12,7 @@ import trio
 
 from ..supervision import child
 from .errors import AppNotRunning, TransportError, UnknownTopic
-from .event import Event
+from .event import UNCHANGED, Event
 from .forwarding import carry
 from .hand import Hand
 from .retry import Retry
@@ -52,12 +52,16 @@ class Forwarder:
         *,
         verb: str,
     ) -> None:
+        from .channel import Channel  # channels make streams, and streams forward into channels
+
         self.run = source.run
         self.source = source
         self.target = target
         self._verb = verb
         self._failures = failures = None if owner is None else owner.failures
         self._ask = None if owner is None else owner.prepare
+        # What no log holds must not be done at its source before it is done here.
+        self._holds = type(target).send is Channel.send
         self._closed = False
         self._scope: trio.CancelScope | None = None
         # An event whose copy cannot be delivered is a failed event of the agent that forwards.
@@ -76,7 +80,6 @@ class Forwarder:
         from .topic import Topic
 
         topic, run = self.target, self.run
-        await self.source.start()  # so what this one is filled from is there
         if not isinstance(topic, Topic):
             await topic.maybe_declare()
             return
@@ -143,9 +146,7 @@ class Forwarder:
                         made = await self._make(event)
                         if made is not None:
                             key, value = made
-                            await carry(
-                                event, self.target, key=key, value=value, changed=self._changed, headers=event.headers
-                            )
+                            await self._send(event, key, value)
                     except _OurTrouble:
                         raise
                     except Exception as error:  # of a function, or in encoding what it gave: this event's alone
@@ -153,6 +154,19 @@ class Forwarder:
                         (self._failures or self._skip)(event, error)
         finally:
             hand.give_back()
+
+    async def _send(self, event: Event[Any], key: Any, value: Any) -> None:
+        target = self.target
+        if not self._holds:
+            await carry(event, target, key=key, value=value, changed=self._changed, headers=event.headers)
+            return
+        await target.pass_on(
+            value,
+            event.message,
+            key=event.key if key is UNCHANGED else key,
+            timestamp=event.message.timestamp,
+            headers=event.headers,
+        )
 
     async def _make(self, event: Event[Any]) -> tuple[Any, Any] | None:
         """The key and value to be sent on; None where a filter has sorted it out."""

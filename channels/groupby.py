@@ -208,7 +208,6 @@ class _Regrouping(Forwarder):
 
     async def prepare(self) -> None:
         topic: Any = self.target
-        await self.source.start()
         try:
             if topic.partitions is None:
                 topic.partitions = await self._fitting_partitions()

@@ -140,6 +140,8 @@ class Stream(AsyncIterator[T], Generic[T]):
         cursor.event = hand.event = event
         try:
             value = await apply_steps(self.steps, event)
+        except StopAsyncIteration as error:  # it would end the stream without a word
+            raise RuntimeError(f"a processor raised StopAsyncIteration on {event!r}") from error
         except Exception:
             raise
         except BaseException:  # cancelled: nobody has seen it, so it comes again

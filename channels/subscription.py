@@ -95,7 +95,8 @@ class Subscription(ABC):
     async def _provide(self) -> None:
         """Have made what it reads, where that is derived: from the source on, since each asks how many partitions it has."""
         if self.feeder is not None:
-            await self.feeder.source._provide()
+            for part in self.feeder.source.parts:
+                await part._provide()
             await self.feeder.prepare()
 
     async def _begin(self) -> None:  # noqa: B027  # a local channel has nothing to do
@@ -193,9 +194,25 @@ class ChannelSubscription(InboxSubscription):
         super().__init__(run, channel, name, shared=shared)
         channel.attach(run, self._inbox)
 
+    def _make_cursor(self, hand: Hand) -> Cursor:
+        cursor = super()._make_cursor(hand)
+        self.run.conductor.watch(cursor)  # what comes through here may be from a partition
+        return cursor
+
     def _detach(self, leave: bool) -> None:
         self.channel.detach(self.run, self._inbox)
         super()._detach(leave)
+        if leave:
+            self._abandon()
+            for cursor in self._cursors:
+                self.run.conductor.unwatch(cursor)
+
+    def _abandon(self) -> None:
+        """What it has not finished is done, as far as it is concerned: no log would give it again."""
+        for cursor in self._cursors:
+            cursor.close(release=(self.channel.name,))
+        while (event := self._inbox.take_nowait()) is not None:
+            event.abandon()
 
 
 class TopicSubscription(Subscription):
