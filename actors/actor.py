@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from ..channels.channel import Channel
+from ..channels.crew import Crew
 from ..channels.event import Event
 from ..channels.hand import Hand, current_hand
 from ..channels.message import Message
@@ -42,6 +43,7 @@ class AgentRun:
         self.failures = Failures(
             run, agent.name, options.on_failure, options.max_attempts, dead_letter=agent.channel.dead_letter
         )
+        self.crew = Crew() if options.concurrency > 1 else None
         self.actors = [Actor(self, index) for index in range(options.concurrency)]
 
     def spec(self) -> SupervisorSpec:
@@ -87,6 +89,7 @@ class Actor:
             failures=agent_run.failures,
             one_by_one=agent_run.agent.options.on_failure != "ack",
             refuse=self._refuse,
+            crew=agent_run.crew,
         )
         self._hand.reached = self._has_reached
 

@@ -62,6 +62,7 @@ class Cursor(ABC):
         held: with `acks` off, events that were handed out and have left the hand; those that the user has not
             acknowledged are delivered again after a crash.
         failures: what becomes of its events that fail.
+        hand: whose it is.
         gathered: what a `take` has gathered for its next batch.
         on_wake: called when it is woken; where it is part of another, that one waits for it.
         one_by_one: events that failed together are delivered again each alone.
@@ -79,6 +80,7 @@ class Cursor(ABC):
         "event",
         "failures",
         "gathered",
+        "hand",
         "held",
         "idle",
         "interrupt",
@@ -97,6 +99,7 @@ class Cursor(ABC):
         self.acks = True
         self.held: list[Event[Any]] = []
         self.gathered: Gathered | None = None
+        self.hand: Hand | None = None
         self.one_by_one = False
         self.subscription: Subscription | None = None
         self.redeliver: deque[Event[Any] | Thrown] = deque()
@@ -112,6 +115,7 @@ class Cursor(ABC):
 
     def bind(self, hand: Hand) -> None:
         """It belongs to this hand from now on."""
+        self.hand = hand
         self.failures = hand.failures
         self.one_by_one = hand.one_by_one
         self.prepare = hand.prepare
@@ -229,6 +233,17 @@ class Cursor(ABC):
         self.give_again([event.repeat()])
         self.let_go()
 
+    def hand_over(self, others: Sequence[Cursor]) -> None:
+        """It is read no more: another one of the same reader gets what it has not finished, where there is one."""
+        self.give_back()
+        self.stopping = True
+        waiting = [event for event in self.redeliver if isinstance(event, Event)]
+        self.redeliver.clear()
+        for event in waiting if others else ():
+            event.cursor = others[0]
+            event.on_failure = others[0].failures
+            others[0].deliver_again(event)
+
     def behind(self) -> bool:
         """Whether it waits for messages that it may still take though their partition is given up."""
         return False
@@ -298,6 +313,13 @@ class EventCursor(Cursor):
             if event.headers and self.prepare is not None:
                 self.prepare(event)
         return event
+
+    def hand_over(self, others: Sequence[Cursor]) -> None:
+        if self._next is not None:
+            self._next.cursor = self
+            self.redeliver.append(self._next)
+            self._next = None
+        super().hand_over(others)
 
     async def _take(self) -> None:
         self._next = await self._inbox.take()
@@ -415,6 +437,13 @@ class BatchCursor(Cursor):
 
     def decoded(self, event: Event[Any]) -> Any:
         return self._decode_value(event.message.value)
+
+    def hand_over(self, others: Sequence[Cursor]) -> None:
+        super().hand_over(others)
+        rest = self.rest
+        self.inbox.used(self._length - len(rest))
+        self.inbox.put_back(rest)
+        self._batch, self._index, self._length = (), 0, 0
 
     def _next_batch(self) -> Sequence[Message] | None:
         if self._length:

@@ -362,8 +362,10 @@ class Stream(AsyncIterator[T], Generic[T]):
 
     def close(self) -> None:
         """Leave the channel. What was not read, or is in hand, is not acknowledged; others who read it do not wait for it."""
+        hand = self._source_hand
         for root in self._roots:
-            root.close(leave=True)
+            if hand is None or not hand.unmake(root):
+                root.close(leave=True)
 
     @property
     def current_event(self) -> Event[T] | None:

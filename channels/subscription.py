@@ -132,6 +132,13 @@ class Subscription(ABC):
         """Whether a stream that reads it waits for something to come."""
         return any(cursor.waiting for cursor in self._cursors)
 
+    def hand_over(self, hand: Hand) -> None:
+        """One of those who share it reads it no more: another gets what it has not finished."""
+        for cursor in [cursor for cursor in self._cursors if cursor.hand is hand]:
+            self._cursors.remove(cursor)
+            self.run.conductor.unwatch(cursor)
+            cursor.hand_over(self._cursors)
+
     async def decode_error(self, bad: BadMessage) -> None:
         """Do what the channel says about undecodable input, and tell its handlers."""
         await settle_undecodable(self.run, self.channel, bad, reader=self.name)
