@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..models import UnsafeCodec
+from ..models import Schema, UnsafeCodec
 from .cursor import BadMessage, BatchCursor, Cursor, EventCursor, SchemaCursor
 from .dead_letters import settle_undecodable
 from .errors import ImproperlyConfigured, UnknownTopic
@@ -68,9 +68,14 @@ class Subscription(ABC):
         return (self,)
 
     @property
+    def schema(self) -> Schema:
+        """How what it reads travels."""
+        return self.channel.schema
+
+    @property
     def value_type(self) -> Any:
         """Of the values that come out of it; None where that is not known."""
-        return self.channel.value_type
+        return self.schema.value_type
 
     @property
     def closed(self) -> bool:

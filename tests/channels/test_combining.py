@@ -236,6 +236,37 @@ async def test_processors_that_bring_two_streams_to_one_type_are_believed_in_gro
     assert sorted(seen) == [4, 7]
 
 
+@pytest.mark.parametrize("verb", ["echo", "through", "group_by"])
+async def test_streams_with_keys_and_values_of_several_types_or_none_go_on_as_they_are(
+    broker: MemoryBroker, verb: str
+) -> None:
+    app = app_on(broker)
+    typed = app.topic("typed", key_type=str, value_type=Order, partitions=1)
+    plain = app.topic("plain", partitions=1)
+    seen: list[tuple[Any, Any]] = []
+
+    @app.agent(typed)
+    async def both(stream: famulus.Stream[Any]) -> None:
+        combined = stream & plain.stream()
+        onward = {
+            "echo": lambda: combined.echo("copies"),
+            "through": lambda: combined.through("copies"),
+            "group_by": lambda: combined.group_by(lambda value: "k", name="one"),
+        }[verb]()
+        async for event in onward.events():
+            seen.append((event.key, event.value))
+
+    async with famulus.open_app(app):
+        await typed.send(Order("a", 1), key="k")
+        await plain.send({"free": "form"}, key=b"k")
+        await trio.sleep(60)
+    values = [value for _, value in seen]
+    assert {"free": "form"} in values
+    assert ({"account": "a", "cents": 1} if verb != "echo" else Order("a", 1)) in values
+    if verb != "group_by":
+        assert {message.key for message in broker.messages("copies")} == {b"k"}
+
+
 async def test_without_acknowledgement_both_are_acknowledged_by_hand(broker: MemoryBroker) -> None:
     app = app_on(broker)
     fill(broker, "a", range(3))
