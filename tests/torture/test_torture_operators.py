@@ -79,6 +79,7 @@ class Pipeline:
     within: float = attrs.field(init=False)
     settings: dict[str, Any] = attrs.field(init=False)
     source: famulus.Topic[int] = attrs.field(init=False)
+    output: famulus.Topic[int] = attrs.field(init=False)
     out: set[int] = attrs.field(factory=set)
     onward: set[int] = attrs.field(factory=set)
     sent: dict[TP, list[int]] = attrs.field(factory=dict)
@@ -107,7 +108,9 @@ class Pipeline:
         self.broker.auto_create = rng.random() < 0.5
         self.broker.create_topic("in", rng.randint(1, 4))
         self.broker.create_topic("side", rng.randint(1, 3))
+        self.broker.create_topic("out", 1)
         self.source = self.app.topic("in", value_type=int)
+        self.output = self.app.topic("out", value_type=int)
         self.app.agent(
             self.source,
             name="work",
@@ -172,7 +175,10 @@ class Pipeline:
             await trio.sleep(8)  # longer than a drain
         if self.chaos and rng.random() < self.crash:
             raise Boom([event.value for event in events])
-        self.out.update(event.value for event in events)
+        for event in events:
+            await self.output.send(event.value)
+        if self.chaos and rng.random() < self.crash:
+            raise Boom([event.value for event in events])
 
     # -- the broker ------------------------------------------------------------------------------------------------
 
@@ -180,7 +186,9 @@ class Pipeline:
         commit, append = self.broker.commit, self.broker.append
 
         def watched_append(tp: TP, records: Sequence[ProducerRecord]) -> ProduceResult:
-            if tp.topic.startswith("via") or tp.topic.endswith("-repartition"):
+            if tp.topic == "out":
+                self.out.update(int(record.value or b"0") for record in records)
+            elif tp.topic.startswith("via") or tp.topic.endswith("-repartition"):
                 self.onward.update(int(record.value or b"0") for record in records)
             return append(tp, records)
 
@@ -260,15 +268,16 @@ class Pipeline:
                 nursery.start_soon(self.misbehave, until)
                 nursery.start_soon(self.feed, until)
         self.broker.faults.clear()
-        self.chaos = False
-        self.append("in")
         finished = False
         with trio.move_on_after(2000):
             async with famulus.open_app(self.app) as running:
+                await self.feed(trio.current_time() + 10)
+                self.chaos = False
+                self.append("in")
                 while not self.wrong and not finished:
                     await trio.sleep(1)
                     finished = not self.left()
-                assert running._run.producer.buffered == 0
+            assert running._run.producer.buffered == 0
         assert not self.wrong, self.wrong[:5]
         assert finished, f"it hangs; not done: {self.left()[:5]}"
         assert not self.broker.group(APP).members, "a member is left"
