@@ -81,6 +81,7 @@ class Actor:
         self._agent = agent_run.agent
         self.index = index
         self.reached = trio.Event()
+        self._begun = False
         self._scope: trio.CancelScope | None = None
         self._hand = Hand(
             owner=self,
@@ -114,9 +115,11 @@ class Actor:
         self._hand.stop(drain=root is not None and root.state != "running")
 
     def _has_reached(self) -> None:
-        """It has come to its stream. Those that it combines with that are made by now, or not at all."""
+        """It has come to its stream, or to another one."""
         self.reached.set()
-        self._hand.close_spare()
+        if not self._begun:
+            self._begun = True
+            self._hand.close_spare_later()
 
     def _interrupt(self) -> None:
         """A rebalance cannot wait any longer for the event in hand."""
@@ -132,6 +135,7 @@ class Actor:
         failure: Exception | None = None
         try:
             while True:
+                self._begun = False
                 hand.begin()
                 with trio.CancelScope() as self._scope:
                     try:

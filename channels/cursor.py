@@ -64,6 +64,7 @@ class Cursor(ABC):
         failures: what becomes of its events that fail.
         hand: whose it is.
         gathered: what a `take` has gathered for its next batch.
+        once_done: called when the event in hand is finished.
         on_wake: called when it is woken; where it is part of another, that one waits for it.
         one_by_one: events that failed together are delivered again each alone.
         subscription: what it is a place in.
@@ -87,6 +88,7 @@ class Cursor(ABC):
         "may_catch_up",
         "on_drain",
         "on_wake",
+        "once_done",
         "one_by_one",
         "prepare",
         "redeliver",
@@ -111,6 +113,7 @@ class Cursor(ABC):
         self.may_catch_up: Callable[[], bool] | None = None
         self.stopping = False
         self.on_wake: Callable[[], None] | None = None
+        self.once_done: Callable[[], None] | None = None
         self._waiting: trio.CancelScope | None = None
 
     def bind(self, hand: Hand) -> None:
@@ -204,6 +207,15 @@ class Cursor(ABC):
         if self.idle is not None:
             self.idle.set()
             self.idle = None
+        if self.once_done is not None:
+            then, self.once_done = self.once_done, None
+            then()
+
+    def after_event(self, then: Callable[[], None]) -> None:
+        """Call this once, when the next event is finished."""
+        self.once_done = then
+        if self.idle is None:
+            self.idle = trio.Event()  # so the stream lets go, which it need not do otherwise
 
     def finish(self) -> None:
         """Its user returned: the event in hand is done, where that is the stream's to say."""
@@ -215,6 +227,7 @@ class Cursor(ABC):
 
     def give_back(self) -> None:
         """Have what is in hand redelivered first; its user was cancelled or will try again."""
+        self.once_done = None
         self.ungather()
         event = self.event
         if event is not None:

@@ -169,6 +169,7 @@ class Hand:
         """Empty the hand without acknowledging; the caller answers for the events that it gets, one of each stream."""
         events = [cursor.event for cursor in self._cursors.values() if cursor.event is not None]
         for cursor in self._cursors.values():
+            cursor.once_done = None
             cursor.let_go()
         self.give_back()
         return events
@@ -217,6 +218,12 @@ class Hand:
             source.close(leave=leave)
         elif for_good:
             self._cursors.pop(source, None)
+
+    def close_spare_later(self) -> None:
+        """Once the first event is finished: by then a stream inside the loop has been made again, too."""
+        if self._spare:
+            for cursor in self._cursors.values():
+                cursor.after_event(self.close_spare)
 
     def close_spare(self) -> None:
         """Close the streams that a crashed incarnation has left and this one has not made again."""
