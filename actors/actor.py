@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from ..channels.channel import Channel
+from ..channels.crew import Crew
 from ..channels.event import Event
 from ..channels.hand import Hand, current_hand
 from ..channels.message import Message
@@ -42,6 +43,7 @@ class AgentRun:
         self.failures = Failures(
             run, agent.name, options.on_failure, options.max_attempts, dead_letter=agent.channel.dead_letter
         )
+        self.crew = Crew() if options.concurrency > 1 else None
         self.actors = [Actor(self, index) for index in range(options.concurrency)]
 
     def spec(self) -> SupervisorSpec:
@@ -79,6 +81,7 @@ class Actor:
         self._agent = agent_run.agent
         self.index = index
         self.reached = trio.Event()
+        self._begun = False
         self._scope: trio.CancelScope | None = None
         self._stuck: Exception | None = None
         self._hand = Hand(
@@ -89,8 +92,9 @@ class Actor:
             failures=agent_run.failures,
             one_by_one=agent_run.agent.options.on_failure != "ack",
             refuse=self._refuse,
+            crew=agent_run.crew,
         )
-        self._hand.reached = self.reached.set
+        self._hand.reached = self._has_reached
 
     @property
     def agent(self) -> Agent[Any, Any]:
@@ -112,6 +116,13 @@ class Actor:
         root = self._agent_run.run.root
         self._hand.stop(drain=root is not None and root.state != "running")
 
+    def _has_reached(self) -> None:
+        """It has come to its stream, or to another one."""
+        self.reached.set()
+        if not self._begun:
+            self._begun = True
+            self._hand.close_spare_later()
+
     def _interrupt(self) -> None:
         """A rebalance cannot wait any longer for the event in hand."""
         if self._scope is not None:
@@ -128,10 +139,11 @@ class Actor:
         hand = self._hand
         current_hand.set(hand)
         this = current_child()
+        failure: Exception | None = None
         try:
             while True:
+                self._begun = False
                 hand.begin()
-                failure: Exception | None = None
                 self._stuck = None
                 with trio.CancelScope() as self._scope:
                     try:
@@ -150,7 +162,8 @@ class Actor:
             if hand.worked:
                 this.progress()
             hand.give_back()
-            hand.close_made(leave=this.state != "stopping")
+            if failure is None:
+                hand.close_made(leave=this.state != "stopping")
 
     async def _perform(self) -> None:
         agent, hand = self._agent, self._hand

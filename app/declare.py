@@ -117,12 +117,10 @@ class Declarations(ABC):
         return Channel(self._declaration, name, value_type=value_type, **options)
 
     @overload
+    def stream(self, source: Channel[T], /, *, processors: Iterable[Processor] = ()) -> Stream[T]: ...
+    @overload
     def stream(
-        self,
-        source: Channel[T] | Stream[T] | Iterable[T] | AsyncIterable[T],
-        /,
-        *,
-        processors: Iterable[Processor] = (),
+        self, source: Iterable[T] | AsyncIterable[T], /, *, processors: Iterable[Processor] = ()
     ) -> Stream[T]: ...
     @overload
     def stream(self, *sources: StreamSource, processors: Iterable[Processor] = ()) -> Stream[Any]: ...

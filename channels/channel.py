@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Hashable, Iterable
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 import trio
@@ -125,6 +125,11 @@ class Channel(Generic[T]):
 
     # -- reading -------------------------------------------------------------------------------------------
 
+    @property
+    def place(self) -> Hashable:
+        """What is read; channels of which this is equal are read alike."""
+        return self
+
     def bound(self, run: Run) -> int:
         """Messages that may wait for one reader in this run."""
         return self.maxsize or run.options.stream_buffer_maxsize
@@ -161,11 +166,11 @@ class Channel(Generic[T]):
         """
         run = current_run(self.app)
 
-        def subscribe() -> Subscription:
-            return self.subscribe(run, f"stream of {self.name}")
+        def subscribe(shared: bool) -> Subscription:
+            return self.subscribe(run, f"stream of {self.name}", shared=shared)
 
         hand = current_hand.get()
-        stream: Stream[T] = Stream(subscribe() if hand is None else hand.make(self, subscribe), acks=self.acks)
+        stream: Stream[T] = Stream(subscribe(False) if hand is None else hand.make(self, subscribe), acks=self.acks)
         for processor in processors:
             stream.add_processor(processor)
         return stream
@@ -245,6 +250,17 @@ class Channel(Generic[T]):
         if options:
             await _call_back(future, options.get("callback"))
         return future
+
+    async def pass_on(self, value: Any, source: Message, *, key: Any, timestamp: float, headers: HeadersArg) -> None:
+        """Send what was made of a message on its way through here: that one is not done before this one is."""
+        run = current_run(self.app)
+        event = _event(self.name, key, value, timestamp=timestamp, headers=headers)
+        event.message.stand_for(source)
+        try:
+            await self._state(run).put(event, self.bound(run))
+        except BaseException:
+            source.release()
+            raise
 
     async def put(self, value: T) -> None:
         """Send a value, waiting for room."""

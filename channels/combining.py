@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ..models import Schema
 from .cursor import BadMessage, Cursor, Thrown
 from .event import Event
 from .steps import Step, StepsOfParts, any_type_of, changes_values, mapped_type
@@ -60,8 +61,18 @@ class CombinedSubscription(Subscription):
         return self._parts
 
     @property
-    def value_type(self) -> Any:
-        return any_type_of([part.value_type for part in self._parts])
+    def schema(self) -> Schema:
+        """That of all parts, or a plain one for whatever they have in common."""
+        schemas = [part.schema for part in self._parts]
+        first = schemas[0]
+        if all(_alike(first, schema) for schema in schemas):
+            return first
+        return Schema(
+            key_type=_common([schema.key_type for schema in schemas]),
+            value_type=any_type_of([schema.value_type for schema in schemas]),
+            key_serializer=_common([schema.key_serializer for schema in schemas]),
+            value_serializer=_common([schema.value_serializer for schema in schemas]),
+        )
 
     @classmethod
     def of(cls, parts: tuple[Subscription, ...]) -> CombinedSubscription:
@@ -95,6 +106,19 @@ class CombinedSubscription(Subscription):
             cursor.close(release=read_on)
             if leave:
                 self.run.conductor.unwatch(cursor)
+
+
+def _alike(first: Schema, second: Schema) -> bool:
+    return first is second or (
+        type(first) is type(second) is Schema
+        and (first.key_type, first.value_type) == (second.key_type, second.value_type)
+        and (first.key_serializer, first.value_serializer) == (second.key_serializer, second.value_serializer)
+    )
+
+
+def _common(values: Sequence[Any]) -> Any:
+    """What they all are, or None."""
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 class CombinedCursor(Cursor):

@@ -17,7 +17,7 @@ import trio
 from ..models import Schema
 from .event import Event, FailurePolicy
 from .inbox import BatchInbox, EventInbox
-from .message import TP, Message
+from .message import TP, Message, StandIn
 
 if TYPE_CHECKING:
     from .hand import Hand
@@ -62,7 +62,9 @@ class Cursor(ABC):
         held: with `acks` off, events that were handed out and have left the hand; those that the user has not
             acknowledged are delivered again after a crash.
         failures: what becomes of its events that fail.
+        hand: whose it is.
         gathered: what a `take` has gathered for its next batch.
+        once_done: called when the event in hand is finished.
         on_wake: called when it is woken; where it is part of another, that one waits for it.
         one_by_one: events that failed together are delivered again each alone.
         subscription: what it is a place in.
@@ -83,6 +85,7 @@ class Cursor(ABC):
         "fail",
         "failures",
         "gathered",
+        "hand",
         "held",
         "idle",
         "interrupt",
@@ -90,6 +93,7 @@ class Cursor(ABC):
         "name",
         "on_drain",
         "on_wake",
+        "once_done",
         "one_by_one",
         "prepare",
         "redeliver",
@@ -103,6 +107,7 @@ class Cursor(ABC):
         self.acks = True
         self.held: list[Event[Any]] = []
         self.gathered: Gathered | None = None
+        self.hand: Hand | None = None
         self.one_by_one = False
         self.subscription: Subscription | None = None
         self.redeliver: deque[Event[Any] | Thrown] = deque()
@@ -117,10 +122,12 @@ class Cursor(ABC):
         self.may_catch_up: Callable[[], bool] | None = None
         self.stopping = False
         self.on_wake: Callable[[], None] | None = None
+        self.once_done: Callable[[], None] | None = None
         self._waiting: trio.CancelScope | None = None
 
     def bind(self, hand: Hand) -> None:
         """It belongs to this hand from now on."""
+        self.hand = hand
         self.failures = hand.failures
         self.one_by_one = hand.one_by_one
         self.prepare = hand.prepare
@@ -211,6 +218,15 @@ class Cursor(ABC):
         if self.idle is not None:
             self.idle.set()
             self.idle = None
+        if self.once_done is not None:
+            then, self.once_done = self.once_done, None
+            then()
+
+    def after_event(self, then: Callable[[], None]) -> None:
+        """Call this once, when the next event is finished."""
+        self.once_done = then
+        if self.idle is None:
+            self.idle = trio.Event()  # so the stream lets go, which it need not do otherwise
 
     def finish(self) -> None:
         """Its user returned: the event in hand is done, where that is the stream's to say."""
@@ -222,6 +238,7 @@ class Cursor(ABC):
 
     def give_back(self) -> None:
         """Have what is in hand redelivered first; its user was cancelled or will try again."""
+        self.once_done = None
         self.ungather()
         event = self.event
         if event is not None:
@@ -239,6 +256,17 @@ class Cursor(ABC):
         """Its stream was cancelled before its user has seen it."""
         self.give_again([event.repeat()])
         self.let_go()
+
+    def hand_over(self, others: Sequence[Cursor]) -> None:
+        """It is read no more: another one of the same reader gets what it has not finished, where there is one."""
+        self.give_back()
+        self.stopping = True
+        waiting = [event for event in self.redeliver if isinstance(event, Event)]
+        self.redeliver.clear()
+        for event in waiting if others else ():
+            event.cursor = others[0]
+            event.on_failure = others[0].failures
+            others[0].deliver_again(event)
 
     def behind(self) -> bool:
         """Whether it waits for messages that it may still take though their partition is given up."""
@@ -268,7 +296,7 @@ class Cursor(ABC):
         return (
             event is not None
             and not event.acked
-            and any(not part.acked and part.message.tp in partitions for part in event.parts)
+            and any(not part.acked and _partition(part.message) in partitions for part in event.parts)
         )
 
     def _redelivery(self) -> Event[Any] | Thrown | None:
@@ -298,10 +326,10 @@ class EventCursor(Cursor):
             return None
         if self.redeliver and (again := self._redelivery()) is not None:
             return again
-        event = self._next
-        if event is not None:
-            self._next = None
-        else:
+        event, self._next = self._next, None
+        if event is None:
+            event = self._inbox.take_nowait()
+        while event is not None and event.message.tracker is not None and is_stale(event.message):
             event = self._inbox.take_nowait()
         if event is not None:
             event.cursor = self
@@ -309,6 +337,13 @@ class EventCursor(Cursor):
             if event.headers and self.prepare is not None:
                 self.prepare(event)
         return event
+
+    def hand_over(self, others: Sequence[Cursor]) -> None:
+        if self._next is not None:
+            self._next.cursor = self
+            self.redeliver.append(self._next)
+            self._next = None
+        super().hand_over(others)
 
     async def _take(self) -> None:
         self._next = await self._inbox.take()
@@ -319,6 +354,11 @@ class EventCursor(Cursor):
 
     def close(self, *, release: Container[str]) -> None:
         self.stopping = True
+        if release:  # no log has any of it
+            self.abandon_all(_Everything())
+            if self._next is not None:
+                self._next.abandon()
+                self._next = None
         self.redeliver.clear()
 
 
@@ -422,6 +462,13 @@ class BatchCursor(Cursor):
     def decoded(self, event: Event[Any]) -> Any:
         return self._decode_value(event.message.value)
 
+    def hand_over(self, others: Sequence[Cursor]) -> None:
+        super().hand_over(others)
+        rest = self.rest
+        self.inbox.used(self._length - len(rest))
+        self.inbox.put_back(rest)
+        self._batch, self._index, self._length = (), 0, 0
+
     def _next_batch(self) -> Sequence[Message] | None:
         if self._length:
             self.inbox.used(self._length)
@@ -460,6 +507,22 @@ class SchemaCursor(BatchCursor):
 
     def _value(self, data: bytes | None) -> Any:
         return self._schema.decode_value(data, self._batch[self._index - 1].headers)  # of the message being taken
+
+
+class _Everything(Container[str]):
+    """All topics."""
+
+    def __contains__(self, topic: object) -> bool:
+        return True
+
+
+def _partition(message: Message) -> TP:
+    """The partition that the message is from; what came through a local channel is from where it was before."""
+    tracker = message.tracker
+    while isinstance(tracker, StandIn):
+        message = tracker.source
+        tracker = message.tracker
+    return message.tp
 
 
 def is_stale(message: Message) -> bool:

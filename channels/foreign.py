@@ -170,12 +170,14 @@ class ForeignSubscription(ChannelSubscription):
     def _detach(self, leave: bool) -> None:
         super()._detach(leave)
         if leave:
-            for cursor in self._cursors:
-                self._leave_to_others(cursor)
-                cursor.close(release=())
-            while (unread := self._inbox.take_nowait()) is not None:
-                _give_up(unread)
             self._listening.leave(self)
+
+    def _abandon(self) -> None:
+        for cursor in self._cursors:
+            self._leave_to_others(cursor)
+            cursor.close(release=())
+        while (unread := self._inbox.take_nowait()) is not None:
+            _give_up(unread)
 
     def _leave_to_others(self, cursor: Cursor) -> None:
         """What is in hand where the user acknowledges remains the user's to acknowledge."""

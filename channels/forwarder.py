@@ -12,7 +12,7 @@ import trio
 
 from ..supervision import child
 from .errors import AppNotRunning, TransportError, UnknownTopic
-from .event import Event
+from .event import UNCHANGED, Event
 from .forwarding import carry
 from .hand import Hand
 from .retry import Retry
@@ -52,12 +52,16 @@ class Forwarder:
         *,
         verb: str,
     ) -> None:
+        from .channel import Channel  # channels make streams, and streams forward into channels
+
         self.run = source.run
         self.source = source
         self.target = target
         self._verb = verb
         self._failures = failures = None if owner is None else owner.failures
         self._ask = None if owner is None else owner.prepare
+        # What no log holds must not be done at its source before it is done here.
+        self._holds = type(target).send is Channel.send
         self._closed = False
         self._scope: trio.CancelScope | None = None
         # An event whose copy cannot be delivered is a failed event of the agent that forwards.
@@ -76,7 +80,6 @@ class Forwarder:
         from .topic import Topic
 
         topic, run = self.target, self.run
-        await self.source.start()  # so what this one is filled from is there
         if not isinstance(topic, Topic):
             await topic.maybe_declare()
             return
@@ -95,23 +98,21 @@ class Forwarder:
         if services is None:
             raise RuntimeError(f"the run has no supervisor for the forwarder of {self._verb}")
         started: dict[str, Forwarder] = self.run.state("forwarders", dict)
-        for name in [name for name, other in started.items() if other._closed]:
+        # A start that was cancelled is made again, and what streams that were closed have left is cleared away.
+        gone = [name for name, other in started.items() if other is self or other._closed]
+        for name in gone:
             del started[name]
+        for name in gone:
             if name in services.children:
                 await services.children[name].terminate()
                 await services.delete(name)
         # Several streams may send to one channel, and those that a task makes of one topic have one name.
-        basis = (
-            f"{self.source.name} {self._verb} {self.target.name}"
-            if self._verb == "through"
-            else f"group_by {self.target.name}"
-        )
+        basis = f"{self.source.name} {self._verb} {self.target.name}"
+        if self._verb != "through":
+            basis = f"{self._verb} {self.target.name}"
         names = itertools.chain([basis], (f"{basis} ({number})" for number in itertools.count(2)))
-        name = next(name for name in names if started.get(name, self) is self)
+        name = next(name for name in names if name not in started and name not in services.children)
         started[name] = self
-        if name in services.children:  # a start that was cancelled is made again
-            await services.children[name].terminate()
-            await services.delete(name)
         await services.start(child(self._forward, name=name, restart="transient"))
 
     def close(self) -> None:
@@ -145,9 +146,7 @@ class Forwarder:
                         made = await self._make(event)
                         if made is not None:
                             key, value = made
-                            await carry(
-                                event, self.target, key=key, value=value, changed=self._changed, headers=event.headers
-                            )
+                            await self._send(event, key, value)
                     except _OurTrouble:
                         raise
                     except Exception as error:  # of a function, or in encoding what it gave: this event's alone
@@ -155,6 +154,19 @@ class Forwarder:
                         (self._failures or self._skip)(event, error)
         finally:
             hand.give_back()
+
+    async def _send(self, event: Event[Any], key: Any, value: Any) -> None:
+        target = self.target
+        if not self._holds:
+            await carry(event, target, key=key, value=value, changed=self._changed, headers=event.headers)
+            return
+        await target.pass_on(
+            value,
+            event.message,
+            key=event.key if key is UNCHANGED else key,
+            timestamp=event.message.timestamp,
+            headers=event.headers,
+        )
 
     async def _make(self, event: Event[Any]) -> tuple[Any, Any] | None:
         """The key and value to be sent on; None where a filter has sorted it out."""

@@ -122,12 +122,11 @@ def _own_topic(
 ) -> Topic[Any]:
     from .topic import Topic  # topics make streams, and streams regroup into topics
 
-    channel = source.channel
     value_type = mapped_type(steps) or source.value_type
     return Topic(
         source.run.app,
         name,
-        schema=channel.schema.regrouped(key_type=_key_type(key, value_type), value_type=value_type),
+        schema=source.schema.regrouped(key_type=_key_type(key, value_type), value_type=value_type),
         partitions=partitions,
         internal=True,
         config=REPARTITION_CONFIG,
@@ -146,7 +145,6 @@ def named(source: Subscription, steps: tuple[Step, ...], channel: Channel[Any] |
         assert channel.destination  # or it raises
     if not isinstance(channel, str):
         return channel
-    like = source.channel
     value_type = mapped_type(steps) or source.value_type
 
     def make() -> Topic[Any]:
@@ -154,7 +152,7 @@ def named(source: Subscription, steps: tuple[Step, ...], channel: Channel[Any] |
             source.run.app,
             channel,
             value_type=value_type,
-            schema=like.schema,
+            schema=source.schema,
         )
 
     return source.run.state(("topic like", source, channel, repr(value_type)), make)
@@ -208,7 +206,6 @@ class _Regrouping(Forwarder):
 
     async def prepare(self) -> None:
         topic: Any = self.target
-        await self.source.start()
         try:
             if topic.partitions is None:
                 topic.partitions = await self._fitting_partitions()

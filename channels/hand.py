@@ -7,10 +7,11 @@ them over, with everything that was not done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+from .crew import Crew
 from .cursor import Cursor
 from .event import Event, FailurePolicy
 from .message import Message
@@ -39,9 +40,18 @@ class MadeSource(CursorSource, Protocol):
     """A subscription that a task made itself, by `channel.stream()`."""
 
     @property
-    def channel(self) -> object: ...
+    def channel(self) -> Readable: ...
+
+    def hand_over(self, hand: Any, /) -> None: ...
 
     def close(self, *, leave: bool) -> None: ...
+
+
+class Readable(Protocol):
+    """A channel."""
+
+    @property
+    def place(self) -> Hashable: ...
 
 
 M = TypeVar("M", bound=MadeSource)
@@ -57,6 +67,7 @@ class Hand:
         failures: what becomes of an event that failed; where there is none, it is delivered again.
         one_by_one: events that failed together are delivered again each alone.
         refuse: called with a message that cannot be decoded, and why.
+        crew: shares the streams that it makes with other hands.
     """
 
     __slots__ = (
@@ -64,6 +75,7 @@ class Hand:
         "_made",
         "_spare",
         "_stopping",
+        "crew",
         "event",
         "fail",
         "failures",
@@ -86,6 +98,7 @@ class Hand:
         failures: FailurePolicy | None = None,
         one_by_one: bool = False,
         refuse: Callable[[Message, Exception], None] | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.event: Event[Any] | None = None
         self.worked = False
@@ -96,6 +109,7 @@ class Hand:
         self.failures = failures
         self.one_by_one = one_by_one
         self.refuse = refuse
+        self.crew = crew
         self.reached: Callable[[], None] | None = None
         self._cursors: dict[CursorSource, Cursor] = {}
         self._made: list[Any] = []
@@ -158,6 +172,7 @@ class Hand:
         """Empty the hand without acknowledging; the caller answers for the events that it gets, one of each stream."""
         events = [cursor.event for cursor in self._cursors.values() if cursor.event is not None]
         for cursor in self._cursors.values():
+            cursor.once_done = None
             cursor.let_go()
         self.give_back()
         return events
@@ -173,20 +188,56 @@ class Hand:
 
     # -- streams that the task makes itself ----------------------------------------------------------------
 
-    def make(self, channel: object, subscribe: Callable[[], M]) -> M:
-        """A subscription for a stream that the task makes: one that a crashed incarnation left behind, or a new one."""
-        found: M | None = next((spare for spare in self._spare if spare.channel is channel), None)
-        if found is None:
-            found = subscribe()
+    def make(self, channel: Readable, subscribe: Callable[[bool], M]) -> M:
+        """A subscription for a stream that the task makes: one that a crashed incarnation left behind, or a new one.
+
+        Args:
+            subscribe: told whether other hands will read it too.
+        """
+        place = channel.place
+        found: M | None
+        if self.crew is not None:
+            number = sum(made.channel.place == place for made in self._made)
+            found = self.crew.join(place, number, self, lambda: subscribe(True))
         else:
+            found = next((spare for spare in self._spare if spare.channel.place == place), None)
+            if found is None:
+                found = subscribe(False)
+        if found in self._spare:
             self._spare.remove(found)
         self._made.append(found)
         return found
 
+    def unmake(self, source: Any) -> bool:
+        """Close a stream that this task has made. Returns whether it has."""
+        if source not in self._made:
+            return False
+        self._made.remove(source)
+        self._leave(source, leave=True, for_good=True)
+        return True
+
+    def _leave(self, source: Any, *, leave: bool, for_good: bool) -> None:
+        if self.crew is None or self.crew.leave(source, self, for_good=for_good):
+            source.close(leave=leave)
+        elif for_good:
+            self._cursors.pop(source, None)
+
+    def close_spare_later(self) -> None:
+        """Once the first event is finished: by then a stream inside the loop has been made again, too."""
+        if self._spare:
+            for cursor in self._cursors.values():
+                cursor.after_event(self.close_spare)
+
+    def close_spare(self) -> None:
+        """Close the streams that a crashed incarnation has left and this one has not made again."""
+        spare, self._spare = self._spare, []
+        for source in spare:
+            self._leave(source, leave=True, for_good=True)
+
     def close_made(self, *, leave: bool) -> None:
         """Close the streams that the task made. With `leave`, others no longer wait for what it had not read."""
         for source in [*self._made, *self._spare]:
-            source.close(leave=leave)
+            self._leave(source, leave=leave, for_good=False)
         self._made, self._spare = [], []
         self._cursors = {source: cursor for source, cursor in self._cursors.items() if not source.closed}
 

@@ -90,6 +90,11 @@ class BatchInbox:
         """
         return await self._receive.receive()
 
+    def put_back(self, messages: Sequence[Message]) -> None:
+        """Somebody has taken these and not used them."""
+        if messages and not self._closed:
+            self._send.send_nowait(messages)
+
     def used(self, count: int) -> None:
         """A stream has finished with `count` messages."""
         self.buffered -= count

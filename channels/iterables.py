@@ -76,6 +76,8 @@ class _IterableCursor(Cursor):
             event = _event(self._name, next(self._items))
         except StopIteration:
             return None
+        except Exception as error:
+            return Thrown(error)
         event.cursor = self
         event.on_failure = self.failures
         return event
@@ -142,6 +144,6 @@ class _AsyncCursor(EventCursor):
             await super()._take()
         except trio.EndOfChannel:
             failure, self._reader.failure = self._reader.failure, None
-            if failure is not None:
-                raise failure from None
-            raise
+            if failure is None:
+                raise
+            self.redeliver.append(Thrown(failure))

@@ -21,6 +21,7 @@ __all__ = [
     "Message",
     "ProducerRecord",
     "RecordMetadata",
+    "StandIn",
     "Tracker",
     "as_headers",
     "some_names",
@@ -78,8 +79,11 @@ class Tracker(Protocol):
         until: messages below this offset are still processed then, since another reader has taken them; -1: none.
     """
 
-    live: int
-    until: int
+    @property
+    def live(self) -> int: ...
+
+    @property
+    def until(self) -> int: ...
 
     def done(self, message: Message) -> None: ...
 
@@ -145,8 +149,41 @@ class Message:
             if tracker is not None:
                 tracker.done(self)
 
+    def stand_for(self, source: Message) -> None:
+        """This one, which no log holds, was made of `source`, whose offset waits for it from now on."""
+        source.refcount += 1
+        self.generation = source.generation
+        self.tracker = StandIn(source)
+
     def __repr__(self) -> str:
         return f"<Message {self.topic}-{self.partition} @{self.offset} refs={self.refcount}>"
+
+
+class StandIn:
+    """In the place of a partition's account, for a message that was made of another: it is that one's hold.
+
+    Attributes:
+        source: that other message.
+    """
+
+    __slots__ = ("source",)
+
+    def __init__(self, source: Message) -> None:
+        self.source = source
+
+    @property
+    def live(self) -> int:
+        tracker = self.source.tracker
+        return self.source.generation if tracker is None else tracker.live
+
+    @property
+    def until(self) -> int:
+        """For the offset -1, which its message has."""
+        tracker = self.source.tracker
+        return 0 if tracker is not None and self.source.offset < tracker.until else -1
+
+    def done(self, message: Message) -> None:
+        self.source.release()
 
 
 @attrs.define(slots=True, eq=False)  # not frozen: that would triple the cost of making one

@@ -140,6 +140,8 @@ class Stream(AsyncIterator[T], Generic[T]):
         cursor.event = hand.event = event
         try:
             value = await apply_steps(self.steps, event)
+        except StopAsyncIteration as error:  # it would end the stream without a word
+            raise RuntimeError(f"a processor raised StopAsyncIteration on {event!r}") from error
         except Exception:
             raise
         except BaseException:  # cancelled: nobody has seen it, so it comes again
@@ -361,8 +363,10 @@ class Stream(AsyncIterator[T], Generic[T]):
 
     def close(self) -> None:
         """Leave the channel. What was not read, or is in hand, is not acknowledged; others who read it do not wait for it."""
+        hand = self._source_hand
         for root in self._roots:
-            root.close(leave=True)
+            if hand is None or not hand.unmake(root):
+                root.close(leave=True)
 
     @property
     def current_event(self) -> Event[T] | None:

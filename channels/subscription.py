@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..models import UnsafeCodec
+from ..models import Schema, UnsafeCodec
 from .cursor import BadMessage, BatchCursor, Cursor, EventCursor, SchemaCursor
 from .dead_letters import settle_undecodable
 from .errors import ImproperlyConfigured, UnknownTopic
@@ -68,9 +68,14 @@ class Subscription(ABC):
         return (self,)
 
     @property
+    def schema(self) -> Schema:
+        """How what it reads travels."""
+        return self.channel.schema
+
+    @property
     def value_type(self) -> Any:
         """Of the values that come out of it; None where that is not known."""
-        return self.channel.value_type
+        return self.schema.value_type
 
     @property
     def closed(self) -> bool:
@@ -95,7 +100,8 @@ class Subscription(ABC):
     async def _provide(self) -> None:
         """Have made what it reads, where that is derived: from the source on, since each asks how many partitions it has."""
         if self.feeder is not None:
-            await self.feeder.source._provide()
+            for part in self.feeder.source.parts:
+                await part._provide()
             await self.feeder.prepare()
 
     async def _begin(self) -> None:  # noqa: B027  # a local channel has nothing to do
@@ -117,12 +123,26 @@ class Subscription(ABC):
     def throw(self, error: BaseException) -> None:
         """Raise this from the stream that reads it, or from one of those that share it, before anything else comes."""
         if self.derived or self.combinations:
-            for subscription in [*self.derived.values(), *self.combinations.values()]:
+            for subscription in self.derived.values():
                 subscription.throw(error)
+            if combined := list(self.combinations.values()):  # each actor that shares this may have one of its own
+                next((other for other in combined if other.waiting), combined[0]).throw(error)
         elif self._cursors:
             next((cursor for cursor in self._cursors if cursor.waiting), self._cursors[0]).throw(error)
         else:
             self._thrown.append(error)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a stream that reads it waits for something to come."""
+        return any(cursor.waiting for cursor in self._cursors)
+
+    def hand_over(self, hand: Hand) -> None:
+        """One of those who share it reads it no more: another gets what it has not finished."""
+        for cursor in [cursor for cursor in self._cursors if cursor.hand is hand]:
+            self._cursors.remove(cursor)
+            self.run.conductor.unwatch(cursor)
+            cursor.hand_over(self._cursors)
 
     async def decode_error(self, bad: BadMessage) -> None:
         """Do what the channel says about undecodable input, and tell its handlers."""
@@ -186,9 +206,25 @@ class ChannelSubscription(InboxSubscription):
         super().__init__(run, channel, name, shared=shared)
         channel.attach(run, self._inbox)
 
+    def _make_cursor(self, hand: Hand) -> Cursor:
+        cursor = super()._make_cursor(hand)
+        self.run.conductor.watch(cursor)  # what comes through here may be from a partition
+        return cursor
+
     def _detach(self, leave: bool) -> None:
         self.channel.detach(self.run, self._inbox)
         super()._detach(leave)
+        if leave:
+            self._abandon()
+            for cursor in self._cursors:
+                self.run.conductor.unwatch(cursor)
+
+    def _abandon(self) -> None:
+        """What it has not finished is done, as far as it is concerned: no log would give it again."""
+        for cursor in self._cursors:
+            cursor.close(release=(self.channel.name,))
+        while (event := self._inbox.take_nowait()) is not None:
+            event.abandon()
 
 
 class TopicSubscription(Subscription):

@@ -201,12 +201,9 @@ class Batches(AsyncIterator[list[B]], Generic[B]):
         stream = self._stream
         cursor, hand, pacer = await stream.advance()
         gathered = self._gathered(cursor)
-        try:
-            await self._gather(cursor, hand, pacer, gathered)
-        except trio.EndOfChannel:
-            gathered.drop_stale()
-            if not gathered.events:
-                raise StopAsyncIteration from None
+        await self._gather(cursor, hand, pacer, gathered)
+        if not gathered.events:
+            raise StopAsyncIteration
         cursor.gathered = None
         cursor.event = hand.event = Taken(gathered.events, cursor)
         give = self._give
@@ -233,11 +230,7 @@ class Batches(AsyncIterator[list[B]], Generic[B]):
         return not gathered.drop_stale() or bool(gathered.events)
 
     async def _gather(self, cursor: Cursor, hand: Hand, pacer: Pacer, gathered: Gathered) -> None:
-        """Until there are enough, or it is time.
-
-        Raises:
-            trio.EndOfChannel: nothing more will come.
-        """
+        """Until there are enough, or it is time, or nothing more will come: then there may be none."""
         stream, size = self._stream, self._size
         while True:
             count = len(gathered.events)
@@ -253,7 +246,11 @@ class Batches(AsyncIterator[list[B]], Generic[B]):
             if taken is None:
                 deadline = gathered.since + self._within if count else inf
                 with trio.move_on_at(deadline) as scope:
-                    await cursor.wait()
+                    try:
+                        await cursor.wait()
+                    except trio.EndOfChannel:
+                        gathered.drop_stale()
+                        return
                 pacer.rested()
                 if scope.cancelled_caught and self._due(gathered):
                     return

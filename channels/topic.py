@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Self, TypeVar, Unpack, overload
 
@@ -261,6 +261,10 @@ class Topic(Channel[T]):
         return _TopicState(schema, *schema.encoders(), preparation)
 
     # -- reading -------------------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> Hashable:
+        return self.topics, self.pattern
 
     def subscribe(self, run: Run, name: str, *, shared: bool = False) -> Subscription:
         return TopicSubscription(run, self, name, shared=shared)
