@@ -19,7 +19,7 @@ from .cursor import BadMessage, BatchCursor, Cursor, EventCursor, SchemaCursor
 from .dead_letters import settle_undecodable
 from .errors import ImproperlyConfigured, UnknownTopic
 from .inbox import BatchInbox, EventInbox
-from .readers import Interest
+from .readers import Interest, without_letters
 from .retry import Retry
 from .runs import Run
 
@@ -253,4 +253,7 @@ class TopicSubscription(Subscription):
 
 def interest_in(topic: Topic[Any]) -> Interest:
     """What a reader of this topic reads: its names, or what matches its pattern."""
-    return Interest(frozenset(topic.topics), topic.pattern)
+    pattern = topic.pattern
+    if pattern is not None:
+        pattern = without_letters(pattern, *([] if topic.dead_letter is None else [topic.dead_letter]))
+    return Interest(frozenset(topic.topics), pattern)
