@@ -140,9 +140,14 @@ class Channel(Generic[T]):
 
     def subscribe(self, run: Run, name: str, *, shared: bool = False) -> Subscription:
         """A new reader in a run. Streams are made over it."""
-        if type(self).listen is not Channel.listen:
+        if self.is_foreign:
             return ForeignSubscription(run, self, name, shared=shared)
         return ChannelSubscription(run, self, name, shared=shared)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it reads from another means of communication: its class overrides `listen`."""
+        return type(self).listen is not Channel.listen
 
     async def listen(self, intake: Intake, *, task_status: trio.TaskStatus[Any]) -> None:
         """Receive from another means of communication; to be overridden.

@@ -20,7 +20,6 @@ from .transport import TopicSpec
 
 if TYPE_CHECKING:
     from .channel import Channel
-    from .cursor import BadMessage
     from .runs import Run
 
 __all__ = ["bury", "error_facts", "is_dead_letter", "settle_undecodable"]
@@ -99,18 +98,19 @@ def is_dead_letter(message: Message) -> bool:
     return any(name == _MARK and text == message.topic.encode() for name, text in message.headers)
 
 
-async def settle_undecodable(run: Run, channel: Channel[Any], bad: BadMessage, *, reader: str) -> None:
+async def settle_undecodable(
+    run: Run, channel: Channel[Any], message: Message, part: str, error: Exception, *, reader: str
+) -> None:
     """Do what the channel says about a message that cannot be decoded. What its handlers raise is logged.
 
     A dead letter that cannot be decoded is skipped, so that a reader of letters makes no letters of letters.
     """
-    message, error = bad.message, bad.error
     policy = channel.on_decode_error
     if policy == "dead_letter" and not is_dead_letter(message):
         message.refcount += 1  # before anything waits: whatever is cancelled, the letter is on its way
-        facts = {**error_facts(message, error), "part": bad.part, "reader": reader}
+        facts = {**error_facts(message, error), "part": part, "reader": reader}
         bury(run, message, facts, value=message.value, topic=channel.dead_letter)
-    hook = channel.on_key_decode_error if bad.part == "key" else channel.on_value_decode_error
+    hook = channel.on_key_decode_error if part == "key" else channel.on_value_decode_error
     for handler in (hook, policy):
         if callable(handler):
             try:
@@ -119,6 +119,6 @@ async def settle_undecodable(run: Run, channel: Channel[Any], bad: BadMessage, *
                     await result
             except Exception:
                 where = f"{message.tp}@{message.offset}"
-                log.exception("%s: the handler of its undecodable %s raised; it is skipped", where, bad.part)
+                log.exception("%s: the handler of its undecodable %s raised; it is skipped", where, part)
     if policy == "dead_letter":
         await run.producer.wait_room()  # letters go beyond its bounds, but their reader does not run ahead

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..models import UnsafeCodec
+from ..models import Schema, UnsafeCodec
 from .cursor import BadMessage, BatchCursor, Cursor, EventCursor, SchemaCursor
 from .dead_letters import settle_undecodable
 from .errors import ImproperlyConfigured, UnknownTopic
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("famulus.stream")
 
-__all__ = ["ChannelSubscription", "InboxSubscription", "Subscription", "TopicSubscription", "readers_of"]
+__all__ = ["ChannelSubscription", "InboxSubscription", "Subscription", "TopicSubscription"]
+__all__ += ["check_readable", "interest_in", "readers_of"]
 
 
 class Subscription(ABC):
@@ -126,7 +127,7 @@ class Subscription(ABC):
 
     async def decode_error(self, bad: BadMessage) -> None:
         """Do what the channel says about undecodable input, and tell its handlers."""
-        await settle_undecodable(self.run, self.channel, bad, reader=self.name)
+        await settle_undecodable(self.run, self.channel, bad.message, bad.part, bad.error, reader=self.name)
 
     async def partition_count(self) -> int:
         """How many partitions what it reads has."""
@@ -203,7 +204,7 @@ class TopicSubscription(Subscription):
         self._attached = False
 
     async def _begin(self) -> None:
-        self._check_readable()
+        check_readable(self.run, self.channel, self.channel.serdes(self.run).schema)
         await self.channel.prepare(self.run)
         if not self._attached:  # a start that was cancelled is made again
             self._attached = True
@@ -212,15 +213,6 @@ class TopicSubscription(Subscription):
     @property
     def inboxes(self) -> Sequence[BatchInbox]:
         return (self._inbox,)
-
-    def _check_readable(self) -> None:
-        """Rather than let message after message be undecodable."""
-        try:
-            self.channel.serdes(self.run).schema.check_readable()
-        except UnsafeCodec as error:
-            refusal = ImproperlyConfigured(f"{self.channel!r} cannot be read: {error}")
-            self.run.refuse(refusal)
-            raise refusal from error
 
     async def partition_count(self) -> int:
         """Of several topics, the largest number; of a pattern alone, that of a topic made without one, if there is none."""
@@ -249,6 +241,20 @@ class TopicSubscription(Subscription):
             cursor.close(release=others)
             if leave:
                 conductor.unwatch(cursor)
+
+
+def check_readable(run: Run, channel: Channel[Any], schema: Schema) -> None:
+    """Rather than let message after message be undecodable.
+
+    Raises:
+        ImproperlyConfigured: decoding with its codec is not allowed in this run, which does not start then.
+    """
+    try:
+        schema.check_readable()
+    except UnsafeCodec as error:
+        refusal = ImproperlyConfigured(f"{channel!r} cannot be read: {error}")
+        run.refuse(refusal)
+        raise refusal from error
 
 
 def interest_in(topic: Topic[Any]) -> Interest:
