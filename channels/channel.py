@@ -259,7 +259,7 @@ class Channel(Generic[T]):
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         await self._state(run).put(event, self.bound(run))
-        future = _deliver(FutureMessage(self.name))
+        future = _deliver(FutureMessage(self.name, timestamp=event.message.timestamp))
         if options:
             await _call_back(future, options.get("callback"))
         return future
@@ -276,8 +276,9 @@ class Channel(Generic[T]):
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        self._state(run).put_nowait(_event(self.name, key, value, **options), self.bound(run))
-        future = _deliver(FutureMessage(self.name))
+        event = _event(self.name, key, value, **options)
+        self._state(run).put_nowait(event, self.bound(run))
+        future = _deliver(FutureMessage(self.name, timestamp=event.message.timestamp))
         callback = options.get("callback")
         result = None if callback is None else callback(future)
         if inspect.isawaitable(result):

@@ -19,6 +19,7 @@ from .cursor import BadMessage, BatchCursor, Cursor, EventCursor, SchemaCursor
 from .dead_letters import settle_undecodable
 from .errors import ImproperlyConfigured, UnknownTopic
 from .inbox import BatchInbox, EventInbox
+from .local import LocalState
 from .readers import Interest, without_letters
 from .retry import Retry
 from .runs import Run
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("famulus.stream")
 
 __all__ = ["ChannelSubscription", "InboxSubscription", "Subscription", "TopicSubscription"]
-__all__ += ["check_readable", "interest_in", "readers_of"]
+__all__ += ["check_readable", "close_readers", "interest_in", "readers_of"]
 
 
 class Subscription(ABC):
@@ -164,6 +165,16 @@ class Subscription(ABC):
 def readers_of(run: Run, channel: Channel[Any]) -> list[Subscription]:
     """Who reads a channel in a run."""
     return run.state(("readers", channel), list)
+
+
+def close_readers(run: Run) -> None:
+    """A run has ended: streams that are read outside of its tree end, and so does waiting for room in local channels."""
+    for key, state in run.states():
+        if isinstance(state, LocalState):
+            state.close()
+        elif isinstance(key, tuple) and key[0] == "readers":
+            for reader in [*state]:
+                reader.close()
 
 
 class InboxSubscription(Subscription):
