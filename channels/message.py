@@ -55,7 +55,9 @@ def as_headers(headers: HeadersArg) -> Headers:
     """
     if not headers:
         return ()
-    pairs: Any = headers.items() if headers.__class__ is dict or isinstance(headers, Mapping) else headers
+    pairs: Any = headers
+    if headers.__class__ is dict or isinstance(headers, Mapping):  # the first is cheaper
+        pairs = pairs.items()
     found: list[tuple[str, bytes]] = []
     try:
         for name, value in pairs:

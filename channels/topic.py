@@ -290,8 +290,9 @@ class Topic(Channel[T]):
         run = current_run(self.app)
         return partition_for(self.serdes(run).schema.encode_key(key, ())[0], self.partitions)
 
-    # The options of sends are named here once more: a mapping of them would cost a fifth of a send.
-    async def send(
+    # The options of sends are named here once more, since a mapping of them would cost a fifth of a send; pyright does not
+    # see that they are those of the base.
+    async def send(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         value: Any = None,
         *,
@@ -351,7 +352,7 @@ class Topic(Channel[T]):
             return future
         return _as_output(future)
 
-    def send_soon(
+    def send_soon(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         value: Any = None,
         *,
