@@ -9,7 +9,7 @@ import logging
 import traceback
 from typing import Any, Literal, get_args
 
-from ..channels.dead_letters import bury, error_facts
+from ..channels.dead_letters import bury, error_facts, is_dead_letter
 from ..channels.event import Event
 from ..channels.runs import Run
 from ..models import value_serde
@@ -59,11 +59,7 @@ class Failures:
             where,
             event.attempt,
             error,
-            "it will be delivered again"
-            if again
-            else "sent to the dead letters"
-            if self._policy != "ack"
-            else "skipped",
+            "it will be delivered again" if again else self._end(event),
             exc_info=error if with_traceback else None,
         )
         if again and event.cursor is not None:
@@ -77,6 +73,14 @@ class Failures:
             event.message.release()
         else:
             self._bury(event, error)
+
+    def _end(self, event: Event[Any]) -> str:
+        """What becomes of an event that is not delivered again."""
+        if self._policy == "ack":
+            return "skipped"
+        if is_dead_letter(event.message):
+            return "skipped, since it is a dead letter, which stays where it is"
+        return "sent to the dead letters"
 
     def _again(self, event: Event[Any]) -> bool:
         """Whether to deliver it again. What the user acknowledges and did not is never skipped."""

@@ -27,6 +27,7 @@ from ..channels.errors import AppNotRunning, BrokerUnavailable, ImproperlyConfig
 from ..channels.hand import Hand, current_hand
 from ..channels.retry import Retry
 from ..channels.runs import Declaration, Run
+from ..channels.subscription import close_readers
 from ..channels.transport import TransportOptions, load_transport
 from ..supervision import (
     ChildSpec,
@@ -410,6 +411,7 @@ async def open_run(
                     raise ExceptionGroup(f"app {declaration.id!r} did not start", [error]) from None
                 yield running
         finally:
+            close_readers(run)
             run.producer.close()
             run.conductor.commits.close()
             Replies.of(run).close()

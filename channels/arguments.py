@@ -36,6 +36,7 @@ __all__ = [
     "changed",
     "channel_options",
     "check_count",
+    "check_known",
     "check_options",
     "compiled_pattern",
     "schema_of",
@@ -241,15 +242,24 @@ def check_options(owner: str, options: Mapping[str, Any], taken: type) -> None:
         TypeError: an option that there is not.
         ImproperlyConfigured: a value that its option does not take.
     """
-    known = taken.__annotations__
+    check_known(owner, options, taken)
     for name, value in options.items():
+        check = _CHECKS.get(name)
+        if check is not None and not check[0](value):
+            raise ImproperlyConfigured(f"{owner} {name}={value!r}: expected {check[1]}")
+
+
+def check_known(owner: str, options: Mapping[str, Any], taken: type) -> None:
+    """
+    Raises:
+        TypeError: an option that there is not.
+    """
+    known = taken.__annotations__
+    for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise TypeError(f"{owner} got an unexpected option {name!r}{hint}")
-        check = _CHECKS.get(name)
-        if check is not None and not check[0](value):
-            raise ImproperlyConfigured(f"{owner} {name}={value!r}: expected {check[1]}")
 
 
 def check_count(owner: str, name: str, value: Any) -> None:

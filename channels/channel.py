@@ -6,6 +6,7 @@ who call `get`. What is put before anyone reads waits for the first reader. `put
 
 from __future__ import annotations
 
+import copy
 import inspect
 import time
 from collections.abc import AsyncIterator, Hashable, Iterable
@@ -34,7 +35,7 @@ from .hand import current_hand
 from .inbox import EventInbox
 from .intake import Intake
 from .local import LocalState
-from .message import HeadersArg, Message, as_headers
+from .message import HeadersArg, Message, as_headers, as_timestamp
 from .runs import Declaration, Run, current_run
 from .steps import Processor
 from .stream import Stream
@@ -77,11 +78,15 @@ class Channel(Generic[T]):
         value_type: Any = None,
         **options: Unpack[ChannelOptions],
     ) -> None:
-        check_options(f"channel {name!r}" if name else "channel", options, ChannelOptions)
-        self._configure(app, name or f"{app.id}-channel-{id(self):x}", value_type, options)
-
-    def _configure(self, app: Declaration, name: str, value_type: Any, options: ChannelOptions) -> None:
         self.app = app
+        self._describe(name, value_type, options)
+
+    def _describe(self, name: str | None, value_type: Any, options: ChannelOptions) -> None:
+        """Check and keep what it is declared with; for a copy once more."""
+        check_options(f"channel {name!r}" if name else "channel", options, ChannelOptions)
+        self._configure(name or f"{self.app.id}-channel-{id(self):x}", value_type, options)
+
+    def _configure(self, name: str, value_type: Any, options: ChannelOptions) -> None:
         self.name = name
         self._options: dict[str, Any] = {"value_type": value_type, **options}
         self.schema = schema = schema_of(self._options)
@@ -98,16 +103,20 @@ class Channel(Generic[T]):
     def clone(self, **changes: Unpack[Changes]) -> Self:
         """Another view of this channel: what is put into one, the readers of both get.
 
+        `__init__` is not called again: what a subclass keeps in attributes of its own, the copy has too.
+
         Args:
             changes: what is otherwise here than there.
 
         Raises:
             ImproperlyConfigured: a value is not what its option takes.
         """
-        options = {"name": self.name, **changed(self._options, changes)}
-        copy = type(self)(self.app, **options)
-        copy._root = self._root
-        return copy
+        options: Any = changed(self._options, changes)
+        name = options.pop("name", self.name)
+        clone = copy.copy(self)
+        clone._describe(name, options.pop("value_type", None), options)
+        clone._root = self._root
+        return clone
 
     def derive(self, **changes: Unpack[Changes]) -> Channel[Any]:
         """A channel like this one with other options; see `clone`, which this is for a local channel."""
@@ -136,9 +145,14 @@ class Channel(Generic[T]):
 
     def subscribe(self, run: Run, name: str, *, shared: bool = False) -> Subscription:
         """A new reader in a run. Streams are made over it."""
-        if type(self).listen is not Channel.listen:
+        if self.is_foreign:
             return ForeignSubscription(run, self, name, shared=shared)
         return ChannelSubscription(run, self, name, shared=shared)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it reads from another means of communication: its class overrides `listen`."""
+        return type(self).listen is not Channel.listen
 
     async def listen(self, intake: Intake, *, task_status: trio.TaskStatus[Any]) -> None:
         """Receive from another means of communication; to be overridden.
@@ -214,7 +228,11 @@ class Channel(Generic[T]):
         """
         run = current_run(self.app)
         getter: Getter | None = run.found(("get", self))
-        return not self._state(run).early if getter is None else getter.empty()
+        return not self._waits_for_reader(run) if getter is None else getter.empty()
+
+    def _waits_for_reader(self, run: Run) -> bool:
+        """Whether a first reader would find something."""
+        return self._state(run).early
 
     async def on_key_decode_error(self, error: Exception, message: Message) -> None:
         """Called for a message whose key cannot be decoded, before it is skipped; to be overridden.
@@ -246,7 +264,7 @@ class Channel(Generic[T]):
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
         await self._state(run).put(event, self.bound(run))
-        future = _deliver(FutureMessage(self.name))
+        future = _deliver(FutureMessage(self.name, timestamp=event.message.timestamp))
         if options:
             await _call_back(future, options.get("callback"))
         return future
@@ -274,8 +292,9 @@ class Channel(Generic[T]):
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        self._state(run).put_nowait(_event(self.name, key, value, **options), self.bound(run))
-        future = _deliver(FutureMessage(self.name))
+        event = _event(self.name, key, value, **options)
+        self._state(run).put_nowait(event, self.bound(run))
+        future = _deliver(FutureMessage(self.name, timestamp=event.message.timestamp))
         callback = options.get("callback")
         result = None if callback is None else callback(future)
         if inspect.isawaitable(result):
@@ -371,7 +390,7 @@ def _event(
     eager_partitioning: bool | None = None,
 ) -> Event[Any]:
     pairs = as_headers(headers) if headers else ()
-    when = time.time() if timestamp is None else timestamp
+    when = time.time() if timestamp is None else as_timestamp(timestamp)
     return Event(key, value, pairs, Message(name, 0, -1, when, 0, pairs, None, None))
 
 

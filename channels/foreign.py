@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..models import key_serde, value_serde
 from ..supervision import child, current_child, trap_stop
 from .cursor import Cursor
+from .dead_letters import settle_undecodable
 from .event import Event
 from .hand import current_hand
 from .intake import Arrival, Intake, bare, open_intake
 from .message import Message
 from .runs import Run
-from .subscription import ChannelSubscription
+from .sending import bound_schema
+from .subscription import ChannelSubscription, check_readable
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -40,16 +41,13 @@ class _Listening:
         self.intakes: set[Intake] = set()
         self._run = run
         self._channel = channel
-        self._decode_key = key_serde(channel.key_type, channel.key_serializer, default=options.key_serializer).loads
-        self._decode_value = value_serde(
-            channel.value_type, channel.value_serializer, default=options.value_serializer
-        ).loads
+        self.schema = bound_schema(channel.schema, run)
         self._readers: set[ForeignSubscription] = set()
         self._joining = trio.Lock()
         self._numbers = itertools.count()
         self._ending = False
         self._scope = trio.CancelScope()
-        self._child_name = f"channel {channel.name}"
+        self._child_name = _free_name(run, f"channel {channel.name}")
 
     # -- readers ---------------------------------------------------------------------------------------------
 
@@ -133,9 +131,9 @@ class _Listening:
             await trio.lowlevel.checkpoint_if_cancelled()
         part = "key"
         try:
-            key = self._decode_key(message.key)
+            key = self.schema.decode_key(message.key, message.headers)
             part = "value"
-            value = self._decode_value(message.value)
+            value = self.schema.decode_value(message.value, message.headers)
         except Exception as error:
             readers = await self._refuse(message, part, error)
         else:
@@ -148,18 +146,24 @@ class _Listening:
         """Bad input names itself and never stops a reader (law 6)."""
         self._run.counters.decode_errors += 1
         log.error("%s@%d: undecodable %s: %s", message.tp, message.offset, part, error)
-        if part == "key":
-            await self._channel.on_key_decode_error(error, message)
-        else:
-            await self._channel.on_value_decode_error(error, message)
+        await settle_undecodable(self._run, self._channel, message, part, error, reader=self.name)
         message.release()
         return 0
+
+
+def _free_name(run: Run, name: str) -> str:
+    """The name, or with a number behind it, where another channel of this run has the same one."""
+    taken: set[str] = run.state("names of listening children", set)
+    free = next(each for n in itertools.count(1) if (each := name if n == 1 else f"{name} {n}") not in taken)
+    taken.add(free)
+    return free
 
 
 class ForeignSubscription(ChannelSubscription):
     """A reader of a channel that listens to something."""
 
     async def _begin(self) -> None:
+        check_readable(self.run, self.channel, self._listening.schema)
         await self._listening.join(self)
 
     @property

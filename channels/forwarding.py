@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .event import UNCHANGED, Event
 from .future import FutureMessage
 from .hand import current_hand
-from .message import Headers, HeadersArg, as_headers
+from .message import Headers, HeadersArg, as_headers, as_partition, as_timestamp
 from .runs import current_run
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ async def forward(
         raw_key=key is UNCHANGED and message.offset >= 0,
         raw_value=value is UNCHANGED and message.offset >= 0,
         partition=partition,
-        timestamp=message.timestamp if timestamp is None else timestamp,
+        timestamp=message.timestamp if timestamp is None else as_timestamp(timestamp),
         headers=message.headers if headers is None else as_headers(headers),
     )
 
@@ -123,12 +123,14 @@ async def _pass_on(
     if not isinstance(target, Topic):
         return await target.send(value, key=key, partition=partition, timestamp=timestamp, headers=headers)
     run = current_run(target.app)
-    key, value, headers = target.encoded(
-        run, key, value, headers, event.message.key if raw_key else None, event.message.value if raw_value else None
+    key, value, headers = target.serdes(run).encoded(
+        key, value, headers, event.message.key if raw_key else None, event.message.value if raw_value else None
     )
     future = FutureMessage(target.destination, key, value, headers, timestamp)
+    if partition is not None:
+        future.partition = as_partition(partition)
     await run.producer.wait_room()
-    run.producer.enqueue(future, partition=partition)
+    run.producer.enqueue(future, partition=None)
     hand = current_hand.get()
     if hand is not None:
         hand.claim(future)

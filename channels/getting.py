@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 from .cursor import BadMessage, Cursor, Thrown
+from .errors import AppNotRunning
 from .event import Event
 from .hand import Hand
 from .subscription import Subscription
@@ -42,7 +43,15 @@ class Getter:
                         raise event.error
                     return event
                 else:
-                    await cursor.wait()
+                    await self._wait(cursor)
+
+    async def _wait(self, cursor: Cursor) -> None:
+        try:
+            await cursor.wait()
+        except trio.EndOfChannel:
+            raise AppNotRunning(
+                f"the app has stopped: nothing more comes from {self._subscription.channel!r}"
+            ) from None
 
     async def _started(self) -> Cursor:
         if self._cursor is None:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import trio
 
-from .message import HeadersArg, Message, as_headers
+from .message import HeadersArg, Message, as_headers, as_timestamp
 
 __all__ = ["Arrival", "Intake", "OnAck", "Receiver", "bare", "open_intake"]
 
@@ -98,7 +98,7 @@ class Intake:
         await receiver.hold()
         if not self._open:
             raise trio.ClosedResourceError(f"channel {receiver.name}: this connection has ended")
-        when = time.time() if timestamp is None else timestamp
+        when = time.time() if timestamp is None else as_timestamp(timestamp)
         pairs = as_headers(headers) if headers else ()
         message = Message(receiver.name, 0, receiver.number(), when, 0, pairs, key, value, Arrival.live)
         arrival = message.tracker = Arrival(self, on_ack)

@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from .errors import BufferFull
+from .errors import AppNotRunning, BufferFull
 from .event import Event
 from .inbox import EventInbox
 
@@ -17,11 +17,12 @@ __all__ = ["LocalState"]
 class LocalState:
     """A local channel in one run: its readers, and what was put before the first of them came."""
 
-    __slots__ = ("_early", "_inboxes", "_room")
+    __slots__ = ("_closed", "_early", "_inboxes", "_room")
 
     def __init__(self) -> None:
         self._inboxes: list[EventInbox] = []
         self._early: deque[Event[Any]] = deque()
+        self._closed = False
         self._room = trio.lowlevel.ParkingLot()
 
     @property
@@ -48,6 +49,7 @@ class LocalState:
         while True:
             inboxes = self._inboxes
             if not inboxes:
+                self._check_open(event)
                 if len(self._early) < bound:
                     self._early.append(event)
                     return 0
@@ -80,6 +82,7 @@ class LocalState:
 
     def put_nowait(self, event: Event[Any], bound: int) -> None:
         if not self._inboxes:
+            self._check_open(event)
             if len(self._early) >= bound:
                 raise BufferFull(
                     f"{event.message.topic}: {bound} events wait for a first reader; use `await send(...)`"
@@ -90,3 +93,12 @@ class LocalState:
         if full is not None:
             raise BufferFull(f"{full.name}: {full.maxsize} events wait; use `await send(...)`, or raise maxsize")
         self._put_to_all(event)
+
+    def _check_open(self, event: Event[Any]) -> None:
+        if self._closed:
+            raise AppNotRunning(f"the app has stopped: nobody will read {event.message.topic} any more")
+
+    def close(self) -> None:
+        """The run has ended, and its readers with it: those who wait for room are refused."""
+        self._closed = True
+        self._room.unpark_all()

@@ -7,7 +7,8 @@ every stream that got one releases it once; at zero the offset counts as done (D
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from operator import index
+from typing import Any, Final, NamedTuple, Protocol
 
 import attrs
 
@@ -24,6 +25,8 @@ __all__ = [
     "StandIn",
     "Tracker",
     "as_headers",
+    "as_partition",
+    "as_timestamp",
     "some_names",
 ]
 
@@ -35,20 +38,86 @@ CORRELATION_ID: Final = "famulus-correlation-id"
 REQUEST_HEADERS: Final = frozenset({REPLY_TO, CORRELATION_ID})
 """What makes a message a question: where its answer goes, and which question it answers."""
 
-HeadersArg = Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None
-"""What callers may give as headers."""
+HeadersArg = Mapping[str, bytes | str] | Sequence[tuple[str, bytes | str]] | None
+"""What callers may give as headers; text is sent as UTF-8."""
+
+_MOST_PARTITIONS: Final = 2**31
+_END_OF_TIME: Final = 253_402_300_800.0  # the year 10,000
 
 
 def as_headers(headers: HeadersArg) -> Headers:
-    """Normalise headers given as a mapping, a sequence of pairs or None.
+    """Normalise headers given as a mapping, a sequence of pairs or None. Text becomes bytes in UTF-8.
 
-    >>> as_headers({"a": b"1"})
-    (('a', b'1'),)
+    >>> as_headers({"a": b"1", "source": "web"})
+    (('a', b'1'), ('source', b'web'))
+
+    Raises:
+        TypeError, ValueError: a name is no text, a value neither bytes nor text, or text that has no UTF-8.
     """
     if not headers:
         return ()
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return tuple((name, bytes(value)) for name, value in pairs)
+    pairs: Any = headers
+    if headers.__class__ is dict or isinstance(headers, Mapping):  # the first is cheaper
+        pairs = pairs.items()
+    found: list[tuple[str, bytes]] = []
+    try:
+        for name, value in pairs:
+            if value.__class__ is bytes and name.__class__ is str and name.isascii():
+                found.append((name, value))
+            else:
+                found.append(_header(name, value))
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"headers={headers!r}: expected a mapping of names to bytes or text, or pairs: {error}"
+        ) from None
+    return tuple(found)
+
+
+def _header(name: Any, value: Any) -> tuple[str, bytes]:
+    """One header whose name or value is none of the usual."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name {name!r} is no text")
+    try:
+        name.encode()
+        if isinstance(value, str):
+            return name, value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name!r}: {value!r} has characters that UTF-8 does not have") from None
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"the value of {name!r} is {value!r}, neither bytes nor text")
+    return name, bytes(value)
+
+
+def as_partition(partition: Any) -> int:
+    """
+    Raises:
+        ValueError: it is no number that a partition can have.
+    """
+    if partition.__class__ is int and 0 <= partition < _MOST_PARTITIONS:
+        return partition
+    try:
+        number = -1 if isinstance(partition, bool) else index(partition)
+    except TypeError:
+        number = -1
+    if not 0 <= number < _MOST_PARTITIONS:
+        raise ValueError(f"partition={partition!r}: expected a whole number of at least 0")
+    return number
+
+
+def as_timestamp(timestamp: Any) -> float:
+    """
+    Raises:
+        ValueError: it is no time in seconds that a broker takes.
+    """
+    if timestamp.__class__ is float and 0 <= timestamp < _END_OF_TIME:
+        return timestamp
+    try:
+        seconds = -1.0 if isinstance(timestamp, str | bytes) else float(timestamp)
+    except (TypeError, ValueError, OverflowError):
+        seconds = -1.0
+    if not 0 <= seconds < _END_OF_TIME:
+        raise ValueError(f"timestamp={timestamp!r}: expected seconds since the epoch")
+    return seconds
 
 
 class TP(NamedTuple):

@@ -277,16 +277,33 @@ class Producer:
                 if error.retriable:
                     self._put_off(queue, error)
                     continue
-                log.error("messages to %s cannot be delivered: %s", topic, error)
-                del self._unrouted[topic]
-                for future in queue.messages:
-                    self._settle_failed(future, error)
+                self._refuse_unrouted(topic, queue, error)
             else:
                 route = self._routes[topic] = _Route(topic, count, self._queues)
                 del self._unrouted[topic]
                 for future in queue.messages:
                     route.add(future)
                 self._recovered()
+
+    def _refuse_unrouted(self, topic: str, queue: _Queue, error: TransportError) -> None:
+        """There is no such topic, or not for us. What must not be given up waits until somebody has mended that."""
+        kept = [future for future in queue.messages if future.persistent]
+        log.error(
+            "%d messages to %s cannot be delivered, %d are tried again: %s",
+            len(queue.messages),
+            topic,
+            len(kept),
+            error,
+        )
+        for future in queue.messages:
+            if not future.persistent:
+                self._settle_failed(future, error)
+        queue.messages = deque(kept)
+        if kept:
+            self._last_error = error
+            queue.put_off(self._options)
+        else:
+            del self._unrouted[topic]
 
     def _next_batches(self) -> dict[TP, list[FutureMessage]]:
         limit = self._options.producer_max_batch_bytes

@@ -12,7 +12,7 @@ import attrs
 from .errors import ImproperlyConfigured
 from .inbox import BatchInbox
 
-__all__ = ["Interest", "Item", "Readers", "one_pattern"]
+__all__ = ["Interest", "Item", "Readers", "one_pattern", "without_letters"]
 
 Item: TypeAlias = "str | Pattern[str]"
 """What can be subscribed to: a topic by its name, or all whose whole name matches a pattern."""
@@ -110,6 +110,21 @@ def one_pattern(items: Collection[Item]) -> Pattern[str] | None:
     parts = [_part(pattern, alone=len(patterns) == 1) for pattern in patterns]
     parts += map(re.escape, sorted(item for item in items if isinstance(item, str)))
     return re.compile("|".join(parts)) if parts else None
+
+
+def without_letters(pattern: Pattern[str], *others: str) -> Pattern[str]:
+    r"""The pattern, but for topics of dead letters, unless it speaks of them itself; nor does it match these other names.
+
+    >>> orders = without_letters(re.compile("(?i)orders.*"), "graveyard")
+    >>> [name for name in ("Orders", "orders-eu", "orders.dead-letter") if orders.fullmatch(name)]
+    ['Orders', 'orders-eu']
+    >>> without_letters(re.compile(r".*\.dead-letter")).fullmatch("orders.dead-letter") is None
+    False
+    """
+    if re.search(r"dead\\?-letter", pattern.pattern):
+        return pattern
+    names = "|".join([r".*\.dead-letter", *map(re.escape, others)])
+    return re.compile(rf"(?!(?:{names})\Z){_part(pattern, alone=True)}")
 
 
 def _part(pattern: Pattern[str], *, alone: bool) -> str:

@@ -81,6 +81,10 @@ class Run:
             state = self._states[declared] = make()
         return state
 
+    def states(self) -> list[tuple[Hashable, Any]]:
+        """All that `state` has made."""
+        return list(self._states.items())
+
     def refuse(self, error: Exception) -> None:
         """A stream cannot work as declared: while the run starts, it does not start then."""
         self.refusal = self.refusal or error

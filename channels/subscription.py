@@ -19,7 +19,8 @@ from .cursor import BadMessage, BatchCursor, Cursor, EventCursor, SchemaCursor
 from .dead_letters import settle_undecodable
 from .errors import ImproperlyConfigured, UnknownTopic
 from .inbox import BatchInbox, EventInbox
-from .readers import Interest
+from .local import LocalState
+from .readers import Interest, without_letters
 from .retry import Retry
 from .runs import Run
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("famulus.stream")
 
-__all__ = ["ChannelSubscription", "InboxSubscription", "Subscription", "TopicSubscription", "readers_of"]
+__all__ = ["ChannelSubscription", "InboxSubscription", "Subscription", "TopicSubscription"]
+__all__ += ["check_readable", "close_readers", "interest_in", "readers_of"]
 
 
 class Subscription(ABC):
@@ -146,7 +148,7 @@ class Subscription(ABC):
 
     async def decode_error(self, bad: BadMessage) -> None:
         """Do what the channel says about undecodable input, and tell its handlers."""
-        await settle_undecodable(self.run, self.channel, bad, reader=self.name)
+        await settle_undecodable(self.run, self.channel, bad.message, bad.part, bad.error, reader=self.name)
 
     async def partition_count(self) -> int:
         """How many partitions what it reads has."""
@@ -183,6 +185,16 @@ class Subscription(ABC):
 def readers_of(run: Run, channel: Channel[Any]) -> list[Subscription]:
     """Who reads a channel in a run."""
     return run.state(("readers", channel), list)
+
+
+def close_readers(run: Run) -> None:
+    """A run has ended: streams that are read outside of its tree end, and so does waiting for room in local channels."""
+    for key, state in run.states():
+        if isinstance(state, LocalState):
+            state.close()
+        elif isinstance(key, tuple) and key[0] == "readers":
+            for reader in [*state]:
+                reader.close()
 
 
 class InboxSubscription(Subscription):
@@ -239,7 +251,7 @@ class TopicSubscription(Subscription):
         self._attached = False
 
     async def _begin(self) -> None:
-        self._check_readable()
+        check_readable(self.run, self.channel, self.channel.serdes(self.run).schema)
         await self.channel.prepare(self.run)
         if not self._attached:  # a start that was cancelled is made again
             self._attached = True
@@ -248,15 +260,6 @@ class TopicSubscription(Subscription):
     @property
     def inboxes(self) -> Sequence[BatchInbox]:
         return (self._inbox,)
-
-    def _check_readable(self) -> None:
-        """Rather than let message after message be undecodable."""
-        try:
-            self.channel.serdes(self.run).schema.check_readable()
-        except UnsafeCodec as error:
-            refusal = ImproperlyConfigured(f"{self.channel!r} cannot be read: {error}")
-            self.run.refuse(refusal)
-            raise refusal from error
 
     async def partition_count(self) -> int:
         """Of several topics, the largest number; of a pattern alone, that of a topic made without one, if there is none."""
@@ -287,6 +290,23 @@ class TopicSubscription(Subscription):
                 conductor.unwatch(cursor)
 
 
+def check_readable(run: Run, channel: Channel[Any], schema: Schema) -> None:
+    """Rather than let message after message be undecodable.
+
+    Raises:
+        ImproperlyConfigured: decoding with its codec is not allowed in this run, which does not start then.
+    """
+    try:
+        schema.check_readable()
+    except UnsafeCodec as error:
+        refusal = ImproperlyConfigured(f"{channel!r} cannot be read: {error}")
+        run.refuse(refusal)
+        raise refusal from error
+
+
 def interest_in(topic: Topic[Any]) -> Interest:
     """What a reader of this topic reads: its names, or what matches its pattern."""
-    return Interest(frozenset(topic.topics), topic.pattern)
+    pattern = topic.pattern
+    if pattern is not None:
+        pattern = without_letters(pattern, *([] if topic.dead_letter is None else [topic.dead_letter]))
+    return Interest(frozenset(topic.topics), pattern)

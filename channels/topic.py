@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import time
+import copy
 from collections.abc import Hashable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Self, TypeVar, Unpack, overload
 
-import attrs
 import trio
 
-from ..models import Encoder, Schema
+from ..models import Schema
 from .arguments import (
     Changes,
     DerivedOptions,
     MessageOptions,
-    SendOptions,
-    SendSoonOptions,
     Serializer,
     TopicOptions,
     changed,
     channel_options,
+    check_known,
     check_options,
     compiled_pattern,
     topic_config,
@@ -30,10 +28,11 @@ from .channel import Channel
 from .errors import ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
-from .message import Headers, HeadersArg, as_headers
+from .message import HeadersArg
 from .partitioner import partition_for
 from .preparing import Preparation
 from .runs import Declaration, Run, current_run
+from .sending import TopicState
 from .steps import Processor
 from .stream import Stream
 from .subscription import Subscription, TopicSubscription
@@ -43,18 +42,6 @@ __all__ = ["Topic"]
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-_END_OF_TIME = 253_402_300_800.0  # the year 10,000
-
-
-@attrs.define
-class _TopicState:
-    """A topic in one run: its schema, what that comes to for bytes alone, and what is done before it is used."""
-
-    schema: Schema
-    dump_key: Encoder
-    dump_value: Encoder
-    preparation: Preparation
 
 
 class Topic(Channel[T]):
@@ -79,11 +66,16 @@ class Topic(Channel[T]):
         value_type: Any = None,
         **options: Unpack[TopicOptions],
     ) -> None:
+        self.app = app
+        self._describe_topics(topics, value_type, options)
+
+    def _describe_topics(self, topics: tuple[str, ...], value_type: Any, options: TopicOptions) -> None:
+        """Check and keep what it is declared with; for a copy once more."""
         pattern = compiled_pattern(options.get("pattern"))
         name = topic_title(topics, pattern)
         self._shown = f"topic {name!r}"
         check_options(self._shown, options, TopicOptions)
-        self._configure(app, name, value_type, channel_options(options))
+        self._configure(name, value_type, channel_options(options))
         self._topic_options: dict[str, Any] = {"value_type": value_type, **options}
         self.topics = topics
         self.pattern = pattern
@@ -108,8 +100,6 @@ class Topic(Channel[T]):
         if self.pattern is not None and self.internal:
             raise ImproperlyConfigured(f"{self._shown} internal=True: a pattern names no topic that could be created")
         self._goal = name if len(topics) == 1 else None
-        if self.schema.custom_dumps:  # it may add headers to any message
-            self._plain_promise = self._promise  # type: ignore[method-assign]  # so that other topics need not ask
 
     # -- copies --------------------------------------------------------------------------------------------
 
@@ -119,8 +109,14 @@ class Topic(Channel[T]):
         Raises:
             ImproperlyConfigured: see `Topic`.
         """
-        topics, options = self._changed(changes)
-        return type(self)(self.app, *topics, **options)
+        return self._copy(*self._changed(changes))
+
+    def _copy(self, topics: tuple[str, ...], options: Any) -> Self:
+        """Without `__init__`, which a subclass may have with other parameters; its attributes go along."""
+        clone = copy.copy(self)
+        value_type = options.pop("value_type", None)
+        clone._describe_topics(topics, value_type, options)
+        return clone
 
     def derive(self, **changes: Unpack[Changes]) -> Topic[Any]:
         """The same as `derive_topic`, under the name that all channels have it."""
@@ -155,8 +151,9 @@ class Topic(Channel[T]):
             raise ImproperlyConfigured(
                 f"{self._shown}: prefix={prefix!r}, suffix={suffix!r} go around names, not around a pattern"
             )
-        options = {"root": self, **options, **({} if "root" in changes else {"root": self})}
-        return Topic(self.app, *(f"{prefix}{name}{suffix}" for name in topics), **options)
+        if "root" not in changes:
+            options["root"] = self
+        return self._copy(tuple(f"{prefix}{name}{suffix}" for name in topics), options)
 
     def _changed(self, changes: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
         """The names and options that a changed copy has."""
@@ -244,21 +241,20 @@ class Topic(Channel[T]):
         """Before it is first read or written in a run: create it, where that is ours to do."""
         await self.serdes(run).preparation.wait_done()
 
-    def serdes(self, run: Run) -> _TopicState:
+    def serdes(self, run: Run) -> TopicState:
         """How its keys and values are encoded and decoded in this run."""
-        state: _TopicState | None = run.found(self)
+        state: TopicState | None = run.found(self)
         return self._first_serdes(run) if state is None else state
 
-    def _first_serdes(self, run: Run) -> _TopicState:
+    def _first_serdes(self, run: Run) -> TopicState:
         """Apart from `serdes`, which is called for every message: a closure there would cost it two cells each time."""
         return run.state(self, lambda: self._make_state(run))
 
-    def _make_state(self, run: Run) -> _TopicState:
+    def _make_state(self, run: Run) -> TopicState:
         preparation = Preparation(run, self)
         if self._goal is not None:
             run.producer.declare[self._goal] = preparation.attempt
-        schema = _bound(self.schema, run)
-        return _TopicState(schema, *schema.encoders(), preparation)
+        return TopicState(run, self, preparation)
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -280,6 +276,9 @@ class Topic(Channel[T]):
         """
         return super().stream(processors=processors)
 
+    def _waits_for_reader(self, run: Run) -> bool:
+        return False  # it waits at the broker, and `get` has to ask for it
+
     # -- sending -------------------------------------------------------------------------------------------
 
     def get_partition_key(self, key: Any, partition: int | None = None) -> int:
@@ -295,23 +294,53 @@ class Topic(Channel[T]):
         run = current_run(self.app)
         return partition_for(self.serdes(run).schema.encode_key(key, ())[0], self.partitions)
 
-    async def send(self, value: Any = None, *, key: Any = None, **options: Unpack[SendOptions]) -> FutureMessage:
+    # The options of sends are named here once more, since a mapping of them would cost a fifth of a send; pyright does not
+    # see that they are those of the base.
+    async def send(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        value: Any = None,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        schema: Schema | None = None,
+        key_serializer: Serializer = None,
+        value_serializer: Serializer = None,
+        callback: DeliveryCallback | None = None,
+        force: bool = False,
+    ) -> FutureMessage:
         """Hand a message to the producer, waiting for room in its buffer. Await the result for the delivery.
 
         Sent while an event is in hand, it belongs to that event, whose offset waits for its delivery. A value of None is
         a tombstone.
 
         Args:
-            options: see `SendOptions`. A callback is called by a task of the run.
+            partition, timestamp, headers, schema, key_serializer, value_serializer, callback, force: see `SendOptions`. A
+                callback is called by a task of the run.
 
         Raises:
             EncodeError: key or value cannot be encoded.
-            ValueError: the timestamp is no time, or the partition is negative.
+            TypeError, ValueError: a value that its option does not take.
             ImproperlyConfigured: this describes a pattern, or several topics.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        future = self._promise(run, key, value, **options) if options else self._plain_promise(run, key, value)
+        state = self.serdes(run)
+        if (
+            partition is None
+            and timestamp is None
+            and headers is None
+            and schema is None
+            and key_serializer is None
+            and value_serializer is None
+            and callback is None
+        ):
+            future = state.plain(key, value)
+        else:
+            future = state.promise(
+                key, value, partition, timestamp, headers, schema, key_serializer, value_serializer, callback
+            )
         if run.pacer.due():
             await trio.lowlevel.checkpoint()
         else:
@@ -322,28 +351,44 @@ class Topic(Channel[T]):
         else:
             await producer.wait_room()
             producer.enqueue(future, partition=None)
-        if options and options.get("force"):
+        if force:
             producer.hurry()
             return future
         return _as_output(future)
 
-    def send_soon(self, value: Any = None, *, key: Any = None, **options: Unpack[SendSoonOptions]) -> FutureMessage:
+    def send_soon(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        value: Any = None,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        schema: Schema | None = None,
+        key_serializer: Serializer = None,
+        value_serializer: Serializer = None,
+        callback: DeliveryCallback | None = None,
+        force: bool = False,
+        eager_partitioning: bool | None = None,
+    ) -> FutureMessage:
         """Hand a message to the producer without waiting. See `send`.
 
         Raises:
             BufferFull: no room in the producer's buffer.
             trio.WouldBlock: `eager_partitioning`, and the number of the topic's partitions is not known yet.
             EncodeError: key or value cannot be encoded.
-            ValueError: the timestamp is no time, or the partition is negative.
+            TypeError, ValueError: a value that its option does not take.
             ImproperlyConfigured: this describes a pattern, or several topics.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        future = self._promise(run, key, value, **options)
-        if options.get("eager_partitioning"):
+        future = self.serdes(run).promise(
+            key, value, partition, timestamp, headers, schema, key_serializer, value_serializer, callback
+        )
+        if eager_partitioning:
             self._choose_partition(run, future)
         run.producer.enqueue(future, partition=None)
-        if options.get("force"):
+        if force:
             run.producer.hurry()
             return future
         return _as_output(future)
@@ -355,11 +400,12 @@ class Topic(Channel[T]):
 
         Raises:
             EncodeError: key or value cannot be encoded.
-            ValueError: the timestamp is no time, or the partition is negative.
+            TypeError, ValueError: a value that its option does not take.
             ImproperlyConfigured: this describes a pattern, or several topics.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
-        return self._promise(current_run(self.app), key, value, **options)
+        check_known(f"a message to {self._shown}", options, MessageOptions)
+        return self.serdes(current_run(self.app)).promise(key, value, **options)
 
     async def publish_message(self, fut: FutureMessage, wait: bool = True) -> FutureMessage:
         producer = current_run(self.app).producer
@@ -384,78 +430,6 @@ class Topic(Channel[T]):
             )
         future.partition = 0 if future.key is None else partition_for(future.key, self.partitions)
 
-    def _plain_promise(self, run: Run, key: Any, value: Any) -> FutureMessage:
-        """`_promise` without options; most messages have none."""
-        state = self.serdes(run)
-        return FutureMessage(
-            self._goal or self._one("written to"),
-            None if key is None else state.dump_key(key),
-            None if value is None else state.dump_value(value),
-            (),
-            time.time(),
-        )
-
-    def encoded(
-        self, run: Run, key: Any, value: Any, headers: Headers, raw_key: bytes | None, raw_value: bytes | None
-    ) -> tuple[bytes | None, bytes | None, Headers]:
-        """Key, value and headers as they are sent; raw bytes go as they are."""
-        state = self.serdes(run)
-        if not state.schema.custom_dumps:
-            return (
-                state.dump_key(key) if raw_key is None else raw_key,
-                state.dump_value(value) if raw_value is None else raw_value,
-                headers,
-            )
-        if raw_key is None:
-            raw_key, headers = state.schema.encode_key(key, headers)
-        if raw_value is None:
-            raw_value, headers = state.schema.encode_value(value, headers)
-        return raw_key, raw_value, headers
-
-    def _promise(
-        self,
-        run: Run,
-        key: Any,
-        value: Any,
-        *,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
-        schema: Schema | None = None,
-        key_serializer: Serializer = None,
-        value_serializer: Serializer = None,
-        callback: DeliveryCallback | None = None,
-        force: bool = False,
-        eager_partitioning: bool | None = None,
-    ) -> FutureMessage:
-        """An encoded message for these options; those about the sending itself are its caller's."""
-        if timestamp is not None and not 0 <= timestamp < _END_OF_TIME:
-            raise ValueError(f"timestamp={timestamp!r}: expected seconds since the epoch")
-        if partition is not None and partition < 0:
-            raise ValueError(f"partition={partition!r}: expected a whole number of at least 0")
-        state = self.serdes(run)
-        pairs = as_headers(headers) if headers else ()
-        if schema is None and key_serializer is None and value_serializer is None and not state.schema.custom_dumps:
-            key = None if key is None else state.dump_key(key)
-            value = None if value is None else state.dump_value(value)
-        else:
-            used = state.schema if schema is None else _bound(schema, run)
-            if key_serializer is not None or value_serializer is not None:
-                used = used.but(key_serializer=key_serializer, value_serializer=value_serializer)
-            key, pairs = used.encode_key(key, pairs)
-            value, pairs = used.encode_value(value, pairs)
-        future = FutureMessage(
-            self._goal or self._one("written to"),
-            key,
-            value,
-            pairs,
-            time.time() if timestamp is None else timestamp,
-            callback=callback,
-        )
-        if partition is not None:
-            future.partition = partition
-        return future
-
 
 def _as_output(future: FutureMessage) -> FutureMessage:
     """What is sent while an event is in hand is an output of that event."""
@@ -463,10 +437,3 @@ def _as_output(future: FutureMessage) -> FutureMessage:
     if hand is not None:
         hand.claim(future)
     return future
-
-
-def _bound(schema: Schema, run: Run) -> Schema:
-    options = run.options
-    return schema.bound(
-        key_serializer=options.key_serializer, value_serializer=options.value_serializer, limits=options.codec_limits
-    )

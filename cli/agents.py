@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ..actors.agent import Agent
+from ..channels.channel import Channel
 from ..channels.topic import Topic
 from .invocation import Invocation
 from .output import write_json, write_table
@@ -21,7 +22,12 @@ Examples:
   famulus -A shop agents --json | jq -r '.[].topic'
 """,
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON list: name, channel, topic or null, concurrency, help.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="A JSON list: name, channel, topic (null for a channel, several topics or a pattern), concurrency, help.",
+)
 @click.pass_obj
 def agents(invocation: Invocation, as_json: bool) -> None:
     """List the app's agents and the topics or channels that they read.
@@ -39,17 +45,21 @@ def agents(invocation: Invocation, as_json: bool) -> None:
 
 
 def _facts(agent: Agent[Any, Any]) -> dict[str, Any]:
+    channel = agent.channel
     return {
         "name": agent.name,
-        "channel": agent.channel.name,
-        "topic": agent.channel.name if isinstance(agent.channel, Topic) else None,
+        "channel": channel.name,
+        "topic": channel.name if isinstance(channel, Topic) and len(channel.topics) == 1 else None,
         "concurrency": agent.options.concurrency,
         "help": agent.help,
     }
 
 
 def _row(agent: Agent[Any, Any]) -> list[str]:
-    source = agent.channel.name
-    if not isinstance(agent.channel, Topic):
-        source += " (local channel)"
-    return [f"@{agent.name}", source, str(agent.options.concurrency), agent.help.partition("\n")[0]]
+    return [f"@{agent.name}", _source(agent.channel), str(agent.options.concurrency), agent.help.partition("\n")[0]]
+
+
+def _source(channel: Channel[Any]) -> str:
+    if isinstance(channel, Topic):
+        return ", ".join(channel.topics) or f"{channel.name} (pattern)"
+    return f"{channel.name} ({'foreign' if channel.is_foreign else 'local'} channel)"

@@ -10,10 +10,11 @@ import attrs
 from ..app.app import App
 from ..app.settings import Settings, parse_setting
 from ..channels.errors import ImproperlyConfigured
+from ..channels.topic import Topic
 from ..channels.transport import Transport, TransportOptions, load_transport
 from .loading import find_app
 
-__all__ = ["Invocation", "parse_pairs", "read_overrides"]
+__all__ = ["Invocation", "declared_topic", "parse_pairs", "read_overrides"]
 
 
 @attrs.frozen(kw_only=True)
@@ -87,6 +88,11 @@ def read_overrides(broker: str | None, pairs: Sequence[str]) -> dict[str, Any]:
     for name, text in parse_pairs("--set", pairs):
         overrides[name] = parse_setting(f"--set {name}", text, fields[name].default) if name in fields else text
     return overrides if broker is None else {**overrides, "broker": broker}
+
+
+def declared_topic(app: App, name: str) -> Topic[Any] | None:
+    """How an app declares a topic: by itself, or else among several."""
+    return app.topics.get(name) or next((topic for topic in app.topics.values() if name in topic.topics), None)
 
 
 def parse_pairs(option: str, pairs: Sequence[str]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from ..channels.partitioner import partition_for
 from ..channels.runs import Run
 from ..channels.topic import Topic
 from ..channels.transport import ProduceResult, Transport, transport_schemes
-from .invocation import Invocation, parse_pairs
+from .invocation import Invocation, declared_topic, parse_pairs
 from .output import mask
 
 __all__ = ["send"]
@@ -88,10 +88,15 @@ def _topic_name(app: App, target: str) -> str:
             raise ImproperlyConfigured(f"{target} {problem} of app {app.id}; expected one of: {names}")
         agent = short[0]
     if not isinstance(agent.channel, Topic):
-        raise ImproperlyConfigured(
-            f"@{agent.name} reads the local channel {agent.channel.name}, which only its own process reaches;"
-            " expected an agent that reads a topic"
+        what = (
+            f"the channel {agent.channel.name}, which takes its messages in from elsewhere: send them there"
+            if agent.channel.is_foreign
+            else f"the local channel {agent.channel.name}, which only its own process reaches"
         )
+        raise ImproperlyConfigured(f"@{agent.name} reads {what}; expected an agent that reads a topic")
+    if len(agent.channel.topics) != 1:
+        several = ", ".join(agent.channel.topics) or f"all topics that match {agent.channel.name!r}"
+        raise ImproperlyConfigured(f"@{agent.name} reads {several}; expected the name of the one that is meant")
     return agent.channel.name
 
 
@@ -112,7 +117,7 @@ async def _deliver(
     """
     with trio.fail_after(settings.producer_delivery_timeout):
         async with transport.open():
-            declared = app.topics.get(topic)
+            declared = declared_topic(app, topic)
             if declared is not None:
                 await declared.prepare(Run(app, settings, transport))
             count = await transport.partition_count(topic)

@@ -18,9 +18,10 @@ from ..app.settings import Settings
 from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, TopicExists, TransportError, UnknownTopic
 from ..channels.message import TP
 from ..channels.runs import Run
+from ..channels.subscription import interest_in
 from ..channels.topic import Topic
 from ..channels.transport import Assignment, ConsumerOptions, TopicDescription, TopicSpec, Transport
-from .invocation import Invocation, parse_pairs
+from .invocation import Invocation, declared_topic, parse_pairs
 from .output import mask, write_json, write_table
 
 __all__ = ["topics"]
@@ -152,13 +153,13 @@ async def _offsets(transport: Transport, name: str) -> dict[int, tuple[int, int]
 def _uses(app: App, name: str) -> list[str]:
     """What the declarations of an app say that it does with a topic. What agents send in their code is not seen."""
     uses = []
-    declared = app.topics.get(name)
+    declared = declared_topic(app, name)
     if declared is not None and declared.partitions is not None:
         uses.append(f"declares it with {declared.partitions} partitions")
     for agent in sorted(app.agents.values(), key=lambda agent: agent.name):
         if not isinstance(agent.channel, Topic):
             continue
-        if agent.channel.name == name:
+        if interest_in(agent.channel).wants(name):
             uses.append(f"@{agent.name} reads it")
         elif name.startswith(f"{app.id}-{agent.channel.name}-") and name.endswith("-repartition"):
             uses.append(f"group_by regroups {agent.channel.name} through it, which @{agent.name} reads")
@@ -294,8 +295,9 @@ class _Call:
 
     def spec(self, transport: Transport, name: str) -> TopicSpec:
         """What a topic is created as: as the app declares it, else by the settings."""
-        topic = self._declaration.topics.get(name) or Topic[Any](self._declaration, name)
-        return topic.spec(Run(self._declaration, self.settings, transport))
+        topic = declared_topic(self._declaration, name) or Topic[Any](self._declaration, name)
+        specs = topic.specs(Run(self._declaration, self.settings, transport))
+        return next(spec for spec in specs if spec.name == name)
 
     def run(self, work: Callable[[Transport], Awaitable[T]]) -> T:
         """Do something with the open transport.

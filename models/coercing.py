@@ -13,6 +13,7 @@ from .errors import mismatch
 
 __all__ = ["COERCING", "coerced_hook", "parsed_hook"]
 
+_MOST_DIGITS = 4300  # as Python has it for text
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
@@ -29,6 +30,8 @@ def _to_str(value: Any) -> Any:
 def _to_int(value: Any) -> Any:
     if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
         return int(value)
+    if isinstance(value, Decimal) and value.is_finite() and value.adjusted() >= _MOST_DIGITS:
+        raise ValueError  # a few characters, as in 1E+1000000000, would fill all memory
     if isinstance(value, float | Decimal) and value == int(value):
         return int(value)
     raise ValueError

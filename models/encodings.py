@@ -235,6 +235,9 @@ class YAMLCodec:
         return "<codec yaml>"
 
 
+_STEP = 16_384  # bytes
+
+
 @attrs.frozen(repr=False)
 class CompressCodec:
     """Bytes compressed: a transform. What is larger than `most` bytes when decompressed is refused."""
@@ -251,20 +254,24 @@ class CompressCodec:
     def loads(self, data: bytes, /) -> bytes:
         parts: list[bytes] = []
         left = self.most
+        rest = memoryview(data)
         while True:  # a gzip file may have several members
             stream = zlib.decompressobj(31 if self.kind == "gzip" else 15)
-            parts.append(stream.decompress(data, left + 1))
-            left -= len(parts[-1])
-            if left < 0:
-                raise UnsafeCodec(
-                    f"it is more than {self.most} bytes when decompressed; setting codec_max_decompressed is the limit"
-                )
-            if not stream.eof:
-                raise ValueError(f"not {self.kind}: the data ends early")
-            data = stream.unused_data
-            if self.kind == "zlib" and data:
-                raise ValueError(f"not zlib: {len(data)} bytes follow its end")
-            if not data.strip(b"\0"):
+            while not stream.eof:
+                if not rest:
+                    raise ValueError(f"not {self.kind}: the data ends early")
+                # In small steps: after the end of each member zlib copies what follows in the step.
+                part = stream.decompress(rest[:_STEP], left + 1)
+                rest = rest[_STEP:] if not stream.eof else rest[min(_STEP, len(rest)) - len(stream.unused_data) :]
+                parts.append(part)
+                left -= len(part)
+                if left < 0:
+                    raise UnsafeCodec(
+                        f"it is more than {self.most} bytes when decompressed; setting codec_max_decompressed is the limit"
+                    )
+            if self.kind == "zlib" and rest:
+                raise ValueError(f"not zlib: {len(rest)} bytes follow its end")
+            if not rest or (rest[0] == 0 and not bytes(rest).strip(b"\0")):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def __repr__(self) -> str:

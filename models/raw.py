@@ -25,8 +25,9 @@ def has_raw_form(tp: Any) -> bool:
 
 def _untyped(value: Any) -> bytes:
     cls = value.__class__
-    encode = _RAW[cls][1] if cls in (bytes, str, int, float) else dump_json
-    return encode(value)
+    if cls in (bytes, str, int, float):
+        return _RAW[cls][1](value)
+    return bytes(value) if cls in (bytearray, memoryview) else dump_json(value)
 
 
 def _utf8(value: str) -> bytes:

@@ -209,3 +209,89 @@ async def test_pain_20_a_flood_of_dead_letters_waits_for_the_broker(broker: Memo
             assert running.statistics().decode_errors <= 12
         await trio.sleep(60)
         assert running.statistics().dead_letters == 1000
+
+
+@pytest.mark.parametrize("on_failure", ["dead_letter", "retry"])
+async def test_a_letter_that_its_agent_fails_on_makes_no_further_letter(
+    broker: MemoryBroker, on_failure: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(broker, ProducerRecord(None, b"1"))
+    app = famulus.App("buries", broker=f"memory://{broker.name}", broker_commit_interval=0.5)
+
+    @app.agent(app.topic("numbers", LETTERS, value_type=int), name="fails", on_failure=on_failure)
+    async def fails(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            raise ValueError(number)
+
+    async with famulus.open_app(app):
+        await trio.sleep(100)
+        letter = broker.messages(LETTERS)[0]
+        assert broker.group("buries").committed[letter.tp] == 1  # it is done with
+    assert sorted(broker.partition_counts()) == ["numbers", LETTERS]
+    assert "skipped, since it is a dead letter, which stays where it is" in caplog.text
+
+
+async def test_a_letter_that_was_sent_back_and_fails_again_makes_a_letter_again(broker: MemoryBroker) -> None:
+    put(broker, ProducerRecord(None, b"oops", (("trace", b"abc"),)))
+    app = reading(broker, [], on_decode_error="dead_letter")
+    returned: list[int] = []
+
+    @app.agent(app.topic(LETTERS, value_type=bytes), name="returns")
+    async def returns(stream: famulus.Stream[bytes]) -> None:
+        async for event in stream.events():
+            if not returned:
+                returned.append(event.message.offset)
+                await event.forward("numbers")
+
+    async with famulus.open_app(app):
+        await trio.sleep(100)
+    first, second = sorted(broker.messages(LETTERS), key=lambda letter: int(facts(letter)["offset"]))
+    assert [facts(letter)["offset"] for letter in (first, second)] == ["0", "1"]
+    assert [name for name, _ in second.headers] == [name for name, _ in first.headers]  # those of the last letter alone
+
+
+async def test_a_pattern_passes_over_dead_letters_unless_it_speaks_of_them(broker: MemoryBroker) -> None:
+    put(broker, ProducerRecord(None, b"oops"), ProducerRecord(None, b"1"))
+    app = famulus.App("patterns", broker=f"memory://{broker.name}", topic_metadata_age=1.0)
+    seen: list[str] = []
+    for name, dead_letter in (("default", None), ("renamed", "numbers-that-failed")):
+
+        @app.agent(
+            app.topic(pattern="(?i)NUMBERS.*", value_type=int, on_decode_error="dead_letter", dead_letter=dead_letter),
+            name=name,
+            on_failure="dead_letter",
+        )
+        async def fails(stream: famulus.Stream[int], name: str = name) -> None:
+            async for event in stream.events():
+                seen.append(f"{name} {event.message.topic}")
+                raise ValueError(event.value)
+
+    @app.agent(app.topic(pattern=r"numbers(\.dead-letter|-that-failed)", value_type=bytes), name="undertaker")
+    async def undertaker(stream: famulus.Stream[bytes]) -> None:
+        async for event in stream.events():
+            seen.append(f"undertaker {event.message.topic}")
+
+    async with famulus.open_app(app):
+        await trio.sleep(100)
+    assert sorted(broker.partition_counts()) == ["numbers", "numbers-that-failed", LETTERS]
+    letters = [line for line in seen if line.startswith("undertaker")]
+    assert sorted(letters) == ["undertaker numbers-that-failed"] * 2 + [f"undertaker {LETTERS}"] * 2
+    assert [line for line in seen if line.startswith("default")].count("default numbers") == 1
+    assert f"default {LETTERS}" not in seen
+    assert "renamed numbers-that-failed" not in seen
+
+
+async def test_a_long_reason_is_cut_so_that_the_letter_can_be_written(broker: MemoryBroker) -> None:
+    put(broker, ProducerRecord(None, b"1"))
+    app = famulus.App("long", broker=f"memory://{broker.name}")
+
+    @app.agent(app.topic("numbers", value_type=int), name="fails", on_failure="dead_letter")
+    async def fails(stream: famulus.Stream[int]) -> None:
+        async for _ in stream:
+            raise ValueError("x" * 1_000_000 + " the end")
+
+    async with famulus.open_app(app):
+        await trio.sleep(1)
+    letter = facts(broker.messages(LETTERS)[0])
+    assert letter["error-message"].endswith("x the end")
+    assert max(map(len, letter.values())) <= 8192

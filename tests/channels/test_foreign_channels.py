@@ -1,6 +1,7 @@
 """Channels over another means of communication: `Channel.listen`, and acknowledgements that go back to the sender."""
 
 import logging
+import zlib
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import trio
 
 import famulus
 from famulus.channels.memory import MemoryBroker
+from famulus.models import codecs
 from famulus.testing.cancellation import each_wait
 from famulus.testing.settle import settle
 
@@ -743,3 +745,118 @@ async def test_delivering_after_the_end_of_its_connection_is_refused() -> None:
             with pytest.raises(trio.ClosedResourceError, match="channel hub: this connection has ended"):
                 await intake.deliver(b"1")
             nursery.cancel_scope.cancel()
+
+
+# -- schemas, codecs and what cannot be decoded ------------------------------------------------------------
+
+
+async def test_a_schema_of_the_channel_decodes_by_the_headers() -> None:
+    class ByHeader(famulus.Schema):
+        def loads_value(self, data: bytes, headers: tuple[tuple[str, bytes], ...]) -> Any:
+            return dict(headers)["unit"].decode(), int(data)
+
+    class Radio(famulus.Channel[Any]):
+        async def listen(self, intake: famulus.Intake, *, task_status: trio.TaskStatus[Any]) -> None:
+            task_status.started()
+            await intake.deliver(b"5", headers={"unit": "km"})
+            await trio.sleep_forever()
+
+    app = famulus.App("schemas")
+    async with famulus.open_app(app):
+        with trio.fail_after(5):
+            assert (await Radio(app, schema=ByHeader()).get()).value == ("km", 5)
+
+
+async def test_the_codec_settings_of_the_run_hold_for_a_channel_over_something_else() -> None:
+    zipped = zlib.compress(b"0" * 1000)
+    app = famulus.App("limits", codec_max_decompressed=100, codec_allow_pickle=True)
+    wire = Wire(app, value_serializer="raw|zlib")
+    pickled = Wire(app, "pickled", value_serializer="pickle")
+    data = codecs.dumps("pickle", {"a": 1})
+    async with famulus.open_app(app):
+        seen = wire.stream()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.sender.send, ("bomb", zipped))
+            nursery.start_soon(wire.sender.send, ("good", zlib.compress(b"ok")))
+            with trio.fail_after(5):
+                assert await anext(seen) == b"ok"
+        assert wire.undecodable == [zipped]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pickled.sender.send, ("pickle", data))
+            with trio.fail_after(5):
+                assert (await pickled.get()).value == {"a": 1}
+
+
+async def test_a_channel_of_pickles_that_the_run_does_not_allow_does_not_start() -> None:
+    app = famulus.App("refused")
+
+    @app.agent(Wire(app, value_serializer="pickle"))
+    async def reads(stream: famulus.Stream[Any]) -> None:
+        async for _ in stream:
+            raise AssertionError("nothing is decoded")
+
+    with pytest.raises(ExceptionGroup) as refusal:
+        async with famulus.open_app(app):
+            raise AssertionError("it starts")
+    assert "codec_allow_pickle" in str(refusal.value.exceptions[0])
+
+
+async def test_a_handler_of_bad_input_that_raises_is_logged_and_does_not_end_listening(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Strict(Wire):
+        async def on_value_decode_error(self, error: Exception, message: famulus.Message) -> None:
+            raise KeyError("mine")
+
+    app = famulus.App("handler")
+    wire = Strict(app, value_type=int)
+    async with famulus.open_app(app):
+        numbers = wire.stream()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.sender.send, ("bad", b"oops"))
+            nursery.start_soon(wire.send_numbers, 1)
+            with trio.fail_after(5):
+                assert await anext(numbers) == 1
+        assert (wire.listens, wire.acked) == (1, ["bad"])
+    assert "the handler of its undecodable value raised; it is skipped" in caplog.text
+
+
+async def test_bad_input_of_a_subclass_that_says_so_becomes_a_dead_letter_and_is_acknowledged_then(
+    broker: MemoryBroker,
+) -> None:
+    class Burying(Wire):
+        on_decode_error = "dead_letter"
+
+    app = famulus.App("buries", broker=f"memory://{broker.name}")
+    wire = Burying(app, value_type=int)
+
+    @app.agent(wire)
+    async def reads(stream: famulus.Stream[int]) -> None:
+        async for _ in stream:
+            raise AssertionError("nothing can be decoded")
+
+    async with famulus.open_app(app):
+        with broker.faults.hold_produce(topic="wire.dead-letter") as hold:
+            await wire.sender.send(("bad", b"oops"))
+            await hold.reached()
+            await trio.sleep(5)
+            assert wire.acked == []
+        await trio.sleep(5)
+        assert wire.acked == ["bad"]
+    assert [letter.value for letter in broker.messages("wire.dead-letter")] == [b"oops"]
+
+
+async def test_two_channels_of_one_name_both_listen() -> None:
+    app = famulus.App("twins")
+    first, second = Wire(app, value_type=int), Wire(app, value_type=int)
+    async with famulus.open_app(app) as running:
+        numbers, others = first.stream(), second.stream()
+        async with trio.open_nursery() as nursery:
+            for wire, number in ((first, 1), (second, 2)):
+                nursery.start_soon(wire.send_numbers, number)
+            with trio.fail_after(5):
+                assert (await anext(numbers), await anext(others)) == (1, 2)
+        assert first.listening
+        assert second.listening
+        services = next(node for node in running.tree().children if node.name == "services")
+        assert {"channel wire", "channel wire 2"} <= {child.name for child in services.children}

@@ -142,3 +142,37 @@ async def test_a_timestamp_that_is_no_time_is_refused_at_once(broker: MemoryBrok
     async with famulus.open_app(app):
         with pytest.raises(ValueError, match="expected seconds since the epoch"):
             await topic.send(1, timestamp=timestamp)
+
+
+async def test_a_dead_letter_whose_topic_is_refused_waits_until_it_is_allowed(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    create = MemoryTransport.create_topic
+    allowed: list[bool] = []
+
+    async def refuse(self: MemoryTransport, spec: TopicSpec) -> None:
+        if spec.name.endswith(".dead-letter") and not allowed:
+            raise ProduceError("not authorized")
+        await create(self, spec)
+
+    monkeypatch.setattr(MemoryTransport, "create_topic", refuse)
+    app = make_app(broker, broker_commit_interval=0.5)
+    topic = app.topic("t", value_type=int, partitions=1)
+
+    @app.agent(topic, on_failure="dead_letter")
+    async def fails(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            if number == 1:
+                raise ValueError(number)
+
+    async with famulus.open_app(app) as running:
+        await topic.send(1)
+        await topic.send(2)
+        await trio.sleep(30)
+        assert broker.group("trouble").committed.get(TP("t", 0), 0) == 0  # the offset waits for the letter
+        assert running.statistics().dead_letters == 0
+        assert "1 messages to t.dead-letter cannot be delivered, 1 are tried again: not authorized" in caplog.text
+        allowed.append(True)
+        await trio.sleep(30)
+        assert running.statistics().dead_letters == 1
+        assert broker.group("trouble").committed == {TP("t", 0): 2}

@@ -212,3 +212,53 @@ def test_nothing_is_sent_to_a_broker_inside_a_process() -> None:
         "Error: broker memory:// lives inside one process, so no other process can receive what `send` sends; "
         "expected a broker that processes share"
     )
+
+
+class Wire(famulus.Channel[bytes]):
+    async def listen(self, intake: famulus.Intake, *, task_status: trio.TaskStatus[None]) -> None: ...
+
+
+def app_of_many_sources() -> famulus.App:
+    app = famulus.App("many")
+    sources = {
+        "several": app.topic("eu", "us", partitions=3, value_type=bytes),
+        "pattern": app.topic(pattern="asia-.*", value_type=bytes),
+        "wire": Wire(app, "radio"),
+    }
+    for name, source in sources.items():
+
+        @app.agent(source, name=name)
+        async def reads(stream: famulus.Stream[bytes]) -> None: ...
+
+    return app
+
+
+def test_agents_tell_of_several_topics_patterns_and_foreign_channels() -> None:
+    result = call("agents", app=app_of_many_sources())
+    sources = [line.split("│")[2].strip() for line in result.stdout.splitlines() if "@" in line]
+    assert sources == ["asia-.* (pattern)", "eu, us", "radio (foreign channel)"]
+    found = json.loads(call("agents", "--json", app=app_of_many_sources()).stdout)
+    assert [(agent["channel"], agent["topic"]) for agent in found] == [
+        ("asia-.*", None),
+        ("eu,us", None),
+        ("radio", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("agent", "reason"),
+    [
+        ("@several", "reads eu, us; expected the name of the one that is meant"),
+        ("@pattern", "reads all topics that match 'asia-.*'; expected the name of the one that is meant"),
+        ("@wire", "reads the channel radio, which takes its messages in from elsewhere: send them there"),
+    ],
+)
+def test_send_to_an_agent_without_a_single_topic_is_refused(agent: str, reason: str) -> None:
+    result = call("send", agent, "1", app=app_of_many_sources())
+    assert result.exit_code != 0
+    assert reason in " ".join(result.stderr.split())
+
+
+def test_topics_create_takes_what_is_declared_for_several() -> None:
+    result = call("topics", "create", "us", app=app_of_many_sources())
+    assert "created topic us with 3 partitions" in result.stdout

@@ -8,6 +8,8 @@ import gzip
 import importlib.metadata
 import os
 import pickle
+import random
+import time
 import zlib
 from collections.abc import Iterator
 from datetime import datetime
@@ -339,3 +341,25 @@ def test_serdes_of_equal_codecs_are_one() -> None:
     assert value_serde(Item, "json|gzip") is value_serde(Item, "json|gzip")
     assert value_serde(Item, "pickle") is not value_serde(Item, "pickle", limits=ALLOWED)
     assert value_serde(Item, "json|gzip") is not value_serde(Item, "json|gzip", limits=CodecLimits(max_decompressed=5))
+
+
+def test_many_empty_members_do_not_take_long() -> None:
+    data = gzip.compress(b"") * 50_000 + gzip.compress(b"end")
+    began = time.thread_time()
+    assert codecs.loads("gzip", data) == b"end"
+    assert time.thread_time() - began < 1  # seconds of this thread; it was more than that, and grew with the square
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zlib"])
+@pytest.mark.parametrize("size", [16_383, 16_384, 16_385, 100_000])
+def test_data_of_any_size_comes_back(kind: str, size: int) -> None:
+    data = random.Random(size).randbytes(size)  # which cannot be compressed
+    packed = codecs.dumps(kind, data)
+    assert codecs.loads(kind, packed) == data
+    with pytest.raises(ValueError, match="the data ends early"):
+        codecs.loads(kind, packed[:-1])
+
+
+def test_untyped_keys_of_any_class_of_bytes_are_those_bytes() -> None:
+    dumps = key_serde(None).dumps
+    assert [dumps(key) for key in (b"k", bytearray(b"k"), memoryview(b"k"))] == [b"k"] * 3

@@ -197,3 +197,13 @@ def test_isodates_and_decimals_are_always_on(option: str) -> None:
     assert read == Dated(datetime(2026, 1, 2), Decimal("1.5"))
     with pytest.raises(TypeError, match=f"{option}=False: .* annotate the field as str"):
         META("Odd", (Record,), {}, **{option: False})
+
+
+def test_a_decimal_that_would_fill_the_memory_is_no_int() -> None:
+    class Count(Record, coerce=True):
+        count: int
+
+    assert Count(Decimal("1E+3")).count == 1000  # type: ignore[arg-type]  # that is what coerce is for
+    for value in ("1E+1000000000000", "NaN", "Infinity"):
+        with pytest.raises(ValidationError, match="expected int"):
+            Count(Decimal(value))  # type: ignore[arg-type]

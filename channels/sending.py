@@ -1,0 +1,122 @@
+"""A topic in one run: how a message for it is made of key, value and options. `Topic` calls this for each send."""
+
+from __future__ import annotations
+
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from ..models import Schema
+from .arguments import Serializer
+from .errors import ImproperlyConfigured
+from .future import DeliveryCallback, FutureMessage
+from .message import Headers, HeadersArg, as_headers, as_partition, as_timestamp
+from .preparing import Preparation
+from .runs import Run
+
+if TYPE_CHECKING:
+    from .topic import Topic
+
+__all__ = ["TopicState", "bound_schema"]
+
+
+class TopicState:
+    """What a run keeps for a topic.
+
+    Attributes:
+        schema: the topic's, with the settings of the run.
+        preparation: what is done before the topic is used.
+    """
+
+    __slots__ = ("_dump_key", "_dump_value", "_goal", "_run", "_topic", "_uniform", "preparation", "schema")
+
+    def __init__(self, run: Run, topic: Topic[Any], preparation: Preparation) -> None:
+        self._run = run
+        self._topic = topic
+        self._goal = topic.topics[0] if len(topic.topics) == 1 else None
+        self.preparation = preparation
+        self.schema = bound_schema(topic.schema, run)
+        self._dump_key, self._dump_value = self.schema.encoders()
+        self._uniform = not self.schema.custom_dumps  # or else headers come into it
+
+    def plain(self, key: Any, value: Any) -> FutureMessage:
+        """`promise` without options; most messages have none."""
+        if not self._uniform:
+            return self.promise(key, value)
+        return FutureMessage(
+            self._goal or self._topic.destination,
+            None if key is None else self._dump_key(key),
+            None if value is None else self._dump_value(value),
+            (),
+            time(),
+        )
+
+    def promise(
+        self,
+        key: Any,
+        value: Any,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        schema: Schema | None = None,
+        key_serializer: Serializer = None,
+        value_serializer: Serializer = None,
+        callback: DeliveryCallback | None = None,
+    ) -> FutureMessage:
+        """An encoded message, see `MessageOptions`.
+
+        Raises:
+            EncodeError: key or value cannot be encoded.
+            ImproperlyConfigured: the topic cannot be written to, or the schema is none.
+            LookupError: an unknown serializer.
+            TypeError, ValueError: a value that its option does not take.
+        """
+        pairs = as_headers(headers) if headers else ()
+        if self._uniform and schema is None and key_serializer is None and value_serializer is None:
+            key = None if key is None else self._dump_key(key)
+            value = None if value is None else self._dump_value(value)
+        else:
+            used = self.schema if schema is None else self._other(schema)
+            if key_serializer is not None or value_serializer is not None:
+                used = used.but(key_serializer=key_serializer, value_serializer=value_serializer)
+            key, pairs = used.encode_key(key, pairs)
+            value, pairs = used.encode_value(value, pairs)
+        future = FutureMessage(
+            self._goal or self._topic.destination,
+            key,
+            value,
+            pairs,
+            time() if timestamp is None else as_timestamp(timestamp),
+            callback=callback,
+        )
+        if partition is not None:
+            future.partition = as_partition(partition)
+        return future
+
+    def _other(self, schema: Any) -> Schema:
+        if not isinstance(schema, Schema):
+            raise ImproperlyConfigured(f"a message to {self._topic.name} schema={schema!r}: expected a famulus.Schema")
+        return bound_schema(schema, self._run)
+
+    def encoded(
+        self, key: Any, value: Any, headers: Headers, raw_key: bytes | None, raw_value: bytes | None
+    ) -> tuple[bytes | None, bytes | None, Headers]:
+        """Key, value and headers as they are sent; raw bytes go as they are."""
+        if not self.schema.custom_dumps:
+            return (
+                self._dump_key(key) if raw_key is None else raw_key,
+                self._dump_value(value) if raw_value is None else raw_value,
+                headers,
+            )
+        if raw_key is None:
+            raw_key, headers = self.schema.encode_key(key, headers)
+        if raw_value is None:
+            raw_value, headers = self.schema.encode_value(value, headers)
+        return raw_key, raw_value, headers
+
+
+def bound_schema(schema: Schema, run: Run) -> Schema:
+    """A schema with the settings of a run."""
+    options = run.options
+    return schema.bound(
+        key_serializer=options.key_serializer, value_serializer=options.value_serializer, limits=options.codec_limits
+    )
