@@ -33,13 +33,24 @@ _AT_ONCE = 256  # messages
 class Copier:
     """Copies messages of one topic into another with the same values, as the bytes that they are."""
 
-    __slots__ = ("_awaits", "_cursor", "_dumps", "_hand", "_loads_key", "_loads_value", "_pacer", "_producer", "_topic")
+    __slots__ = (
+        "_awaits",
+        "_cursor",
+        "_dumps",
+        "_hand",
+        "_loads_key",
+        "_loads_value",
+        "_pacer",
+        "_producer",
+        "_same_keys",
+        "_topic",
+    )
 
     def __init__(self, source: Topic[Any], target: Topic[Any], run: Run, hand: Hand, cursor: BatchCursor) -> None:
-        serdes = source.serdes(run)
-        self._loads_key = serdes.key.loads
-        self._loads_value = serdes.value.loads
-        self._dumps = target.serdes(run).key.dumps
+        ours, theirs = source.serdes(run).schema, target.serdes(run).schema
+        self._loads_key, self._loads_value = ours.decoders()
+        self._dumps, _ = theirs.encoders()
+        self._same_keys = ours.key_form is theirs.key_form
         self._topic = target.destination
         self._producer = run.producer
         self._hand = hand
@@ -52,17 +63,19 @@ class Copier:
         """One that does it, or None where values have to be encoded anew."""
         from .topic import Topic  # topics make streams, and streams forward into topics
 
-        cursor, run = hand.cursor(source), source.run
-        if (
-            isinstance(cursor, BatchCursor)
+        cursor, run, topic = hand.cursor(source), source.run, source.channel
+        if not (
+            type(cursor) is BatchCursor
             and cursor.prepare is None
-            and isinstance(source.channel, Topic)
+            and isinstance(topic, Topic)
             and isinstance(target, Topic)
             and target.app is run.app
-            and source.channel.serdes(run).value is target.serdes(run).value
         ):
-            return cls(source.channel, target, run, hand, cursor)
-        return None
+            return None
+        ours, theirs = topic.serdes(run).schema, target.serdes(run).schema
+        if theirs.custom_dumps or ours.value_form is not theirs.value_form:
+            return None
+        return cls(topic, target, run, hand, cursor)
 
     def copy(self, key: Callable[[Any], Any]) -> bool:
         """Copy some messages. False, when the stream has to take the next one.
@@ -110,10 +123,13 @@ class Copier:
                 if type(key) is not str and inspect.isawaitable(key):
                     self._leave(key)
                     break
-                new_key = raw_key if key is UNCHANGED else dumps(key)
+                if key is not UNCHANGED:
+                    raw_key = dumps(key)
+                elif not self._same_keys:
+                    raw_key = dumps(event.key)
             except Exception:  # whatever it is, it comes again in the stream, which sees to it
                 break
-            copy = FutureMessage(topic, new_key, raw, message.headers, message.timestamp)
+            copy = FutureMessage(topic, raw_key, raw, message.headers, message.timestamp)
             copy.events = event  # the copy takes over the hold that the stream had on the message
             event.acked = True
             copies.append(copy)
