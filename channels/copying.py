@@ -47,9 +47,9 @@ class Copier:
     )
 
     def __init__(self, source: Topic[Any], target: Topic[Any], run: Run, hand: Hand, cursor: BatchCursor) -> None:
-        ours, theirs = source.serdes(run).schema, target.serdes(run).schema
-        self._loads_key, self._loads_value = ours.decoders()
-        self._dumps, _ = theirs.encoders()
+        ours, theirs = source.serdes(run), target.serdes(run)
+        self._loads_key, self._loads_value = ours.schema.decoders()
+        self._dumps = theirs.dump_key
         self._same_keys = ours.key_form is theirs.key_form
         self._topic = target.destination
         self._producer = run.producer
@@ -72,8 +72,8 @@ class Copier:
             and target.app is run.app
         ):
             return None
-        ours, theirs = topic.serdes(run).schema, target.serdes(run).schema
-        if theirs.custom_dumps or ours.value_form is not theirs.value_form:
+        ours, theirs = topic.serdes(run), target.serdes(run)
+        if theirs.schema.custom_dumps or ours.value_form is not theirs.value_form:
             return None
         return cls(topic, target, run, hand, cursor)
 

@@ -49,11 +49,13 @@ _END_OF_TIME = 253_402_300_800.0  # the year 10,000
 
 @attrs.define
 class _TopicState:
-    """A topic in one run: its schema, what that comes to for bytes alone, and what is done before it is used."""
+    """A topic in one run: its schema, what that comes to, looked up once, and what is done before it is used."""
 
     schema: Schema
     dump_key: Encoder
     dump_value: Encoder
+    key_form: object
+    value_form: object
     preparation: Preparation
 
 
@@ -258,7 +260,7 @@ class Topic(Channel[T]):
         if self._goal is not None:
             run.producer.declare[self._goal] = preparation.attempt
         schema = _bound(self.schema, run)
-        return _TopicState(schema, *schema.encoders(), preparation)
+        return _TopicState(schema, *schema.encoders(), schema.key_form, schema.value_form, preparation)
 
     # -- reading -------------------------------------------------------------------------------------------
 
