@@ -18,6 +18,7 @@ from .future import FutureMessage
 from .hand import Hand
 from .message import Message
 from .pace import Pacer
+from .producer import size_of
 from .runs import Run
 
 if TYPE_CHECKING:
@@ -133,8 +134,8 @@ class Copier:
             copy.events = event  # the copy takes over the hold that the stream had on the message
             event.acked = True
             copies.append(copy)
-            if raw is not None:
-                most_bytes -= len(raw)
+            copy.size = size_of(copy)
+            most_bytes -= copy.size
             if perf_counter() >= limit:
                 break
 

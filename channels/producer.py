@@ -24,7 +24,7 @@ from .options import MessagingOptions
 from .partitioner import DefaultPartitioner, partition_for
 from .transport import ProduceResult, Transport
 
-__all__ = ["Producer"]
+__all__ = ["Producer", "size_of"]
 
 log = logging.getLogger("famulus.producer")
 
@@ -38,7 +38,7 @@ _NOWHERE = -1
 """The partition of a message whose topic's partitions are not known yet."""
 
 
-def _size(future: FutureMessage) -> int:
+def size_of(future: FutureMessage) -> int:
     """The bytes that a message counts in the buffer."""
     size = _RECORD_OVERHEAD
     if future.key is not None:
@@ -211,7 +211,7 @@ class Producer:
             self._await_route(future)
         else:
             route.add(future)
-        size = future.size = _size(future)
+        size = future.size = size_of(future)
         self._buffered += 1
         self._buffered_bytes += size
         self._counters.messages_sent += 1
@@ -219,19 +219,15 @@ class Producer:
             self._wake()
 
     def add_all(self, topic: str, futures: Sequence[FutureMessage]) -> None:
-        """`add` for several messages to one topic, each to the partition of its key."""
+        """`add` for several messages to one topic, each to the partition of its key; their `size` is set."""
         route = self._routes.get(topic)
         if route is None or self._trouble:
             for future in futures:
                 self.add(future, None)
             return
         route.add_all(futures)
-        size = 0
-        for future in futures:
-            future.size = _size(future)
-            size += future.size
         self._buffered += len(futures)
-        self._buffered_bytes += size
+        self._buffered_bytes += sum([future.size for future in futures])
         self._counters.messages_sent += len(futures)
         if self._idle:
             self._wake()
