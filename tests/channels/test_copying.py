@@ -1,5 +1,6 @@
 """`group_by` and `through` copy what has been fetched in one go, and nobody can tell from what comes out."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -142,3 +143,31 @@ async def test_the_producers_buffer_keeps_its_bounds(broker: MemoryBroker, bound
             await trio.lowlevel.checkpoint()
     assert [value for _, value in seen] == list(range(N))
     assert max(buffered) <= 15
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_rebalances_and_failing_writes_lose_no_copy(broker: MemoryBroker, seed: int) -> None:
+    rng = random.Random(seed)
+    broker.create_topic("numbers", 4)
+    for number in range(2000):
+        broker.append(TP("numbers", number % 4), [ProducerRecord(None, b"%d" % number)])
+    seen: list[Any] = []
+    bounds = {"stream_buffer_maxsize": 50, "producer_buffer_maxsize": 100}
+    apps = [regrouping(broker, lambda number: str(number % 50), seen, **bounds) for _ in range(2)]
+    between = "copies-numbers-key-repartition"
+    broker.faults.delay_produce(0.05, topic=between)
+    async with famulus.open_app(apps[0]), famulus.open_app(apps[1]):
+        for _ in range(6):
+            await trio.sleep(rng.random() / 5)
+            assert len(seen) < 2000
+            broker.faults.rebalance("copies")
+            broker.faults.fail_produce(topic=between, times=rng.randint(1, 3), error=famulus.BrokerUnavailable("away"))
+        await trio.sleep(60)
+        assert {value for _, value in seen} == set(range(2000))
+        committed = broker.group("copies").committed
+        assert sum(offset for tp, offset in committed.items() if tp.topic == "numbers") == 2000
+    places: dict[bytes, set[int]] = {}
+    for copy in broker.messages(between):
+        assert copy.key is not None
+        places.setdefault(copy.key, set()).add(copy.partition)
+    assert all(len(partitions) == 1 for partitions in places.values())
