@@ -56,9 +56,7 @@ def programs(what: str, found: Mapping[str, Path]) -> list[Program]:
     readers = 2 if what == "two-agents" else 1
     made = [ours(OURS, mode=mode, readers=readers)]
     if "faust" in found:
-        made.append(
-            Program(FAUST, "_streams_faust.py", mode, found["faust"], SLOW, readers=readers, faulty=what == "group_by")
-        )
+        made.append(Program(FAUST, "_streams_faust.py", mode, found["faust"], SLOW, readers=readers, faulty=True))
     if "quix" in found and what != "take":
         made.append(Program(QUIX, "_streams_quix.py", mode, found["quix"], readers=readers))
     return made
@@ -76,7 +74,9 @@ def _over_partitions(ours: Callable[..., Program], found: Mapping[str, Path]) ->
     ):
         if key in found:
             for count in (MANY, FEW):
-                yield Program(f"{name}, {count} partitions", script, "read", found[key], share, count)
+                yield Program(
+                    f"{name}, {count} partitions", script, "read", found[key], share, count, faulty=key == "faust"
+                )
 
 
 def verdicts(what: str, section: Section) -> Iterator[str]:
@@ -115,7 +115,11 @@ def main() -> None:
             machine["broker"] = broker
             for what in options.what or TITLES:
                 compared = programs(what, found)
-                results = compare(address, compared, messages=options.messages, rounds=options.rounds, faults=faults)
+                found_wrong: list[str] = []
+                results = compare(
+                    address, compared, messages=options.messages, rounds=options.rounds, faults=found_wrong
+                )
+                faults += [f"{TITLES[what]}: {problem}" for problem in found_wrong]
                 sections.append((TITLES[what], results))
                 reached += verdicts(what, sections[-1])
     except KafkaBrokerError as problem:
@@ -124,7 +128,7 @@ def main() -> None:
         f"{options.rounds} rounds of {options.messages:,} orders of {len(encoded(123_456))} bytes, "
         f"in {PARTITIONS} partitions where nothing else is said"
     )
-    notes = [about, *about_rivals, *(f"group_by: {line}" for line in faults), *reached]
+    notes = [about, *about_rivals, *faults, *reached]
     show(machine, sections, notes)
     if options.write:
         title = f"Streams on Kafka, Python {'.'.join(platform.python_version_tuple()[:2])}"

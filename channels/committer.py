@@ -16,7 +16,7 @@ from .counters import Counters
 from .errors import AppNotRunning, CommitRefused, TransportError
 from .message import TP, some_names
 from .options import MessagingOptions
-from .tracker import PartitionTracker
+from .tracker import AckCount, PartitionTracker
 from .transport import Consumer
 
 __all__ = ["Committer", "Ownership"]
@@ -54,6 +54,7 @@ class Committer:
         on_tick: called after each round, for what else goes by the commit interval.
 
     Attributes:
+        acks: counts down to an early commit.
         refused: when the broker refused a commit of the present generation, and how; None after an assignment.
     """
 
@@ -63,13 +64,13 @@ class Committer:
         self._owned = owned
         self._options = options
         self._every = options.broker_commit_every
+        self.acks = AckCount(self._every)
         self._counters = counters
         self._on_tick = on_tick
         self._lock = trio.Lock()
         self._open = False
         self._failing = False
         self._due = trio.Event()
-        self._acked = 0
         self._requests: list[_Request] = []
         self._ended = False
         self.refused: tuple[float, CommitRefused] | None = None
@@ -83,10 +84,9 @@ class Committer:
         """They belong to others now: none is made until the next assignment."""
         self._open = False
 
-    def acked(self) -> None:
-        """A message is done; enough of them make a commit due."""
-        count = self._acked = self._acked + 1
-        if count >= self._every and not self._due.is_set():
+    def due(self) -> None:
+        """Enough messages are done: commit now."""
+        if not self._due.is_set():
             self._due.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -96,7 +96,7 @@ class Committer:
             with trio.move_on_after(self._options.broker_commit_interval):
                 await self._due.wait()
             self._due = trio.Event()
-            self._acked = 0
+            self.acks.left = self._every
             await self._round()
             self._on_tick()
 

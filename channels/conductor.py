@@ -326,7 +326,8 @@ class Conductor:
             self._readers.readers_of(tp.topic),
             max_span=self._options.stream_max_span,
             counters=self._counters,
-            on_acked=self.commits.acked,
+            acks=self.commits.acks,
+            on_due=self.commits.due,
             on_room=self.wake,
         )
 

@@ -469,6 +469,21 @@ class BatchCursor(Cursor):
         self.inbox.put_back(rest)
         self._batch, self._index, self._length = (), 0, 0
 
+    def ahead(self, most: int) -> Sequence[Message]:
+        """The messages that come next, up to `most`; none where something else comes before them. See `move_on`."""
+        if self.stopping or self.redeliver:
+            return ()
+        if self._index >= self._length:
+            batch = self._next_batch()
+            if batch is None:
+                return ()
+            self._start(batch)
+        return self._batch[self._index : self._index + most]
+
+    def move_on(self, count: int) -> None:
+        """So many of those that were `ahead` have been taken."""
+        self._index += count
+
     def _next_batch(self) -> Sequence[Message] | None:
         if self._length:
             self.inbox.used(self._length)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..supervision import child
+from .copying import Copier
 from .errors import AppNotRunning, TransportError, UnknownTopic
 from .event import UNCHANGED, Event
 from .forwarding import carry
@@ -72,6 +73,7 @@ class Forwarder:
         """The stream was made anew, in the same place: from now on its functions are called."""
         self._steps = steps
         self._key = key
+        self._plain = not (steps or inspect.iscoroutinefunction(key))  # then perhaps most can go the short way
         self._changed = changes_values(steps)
         self._may_change = mapped_type(steps) is not None
 
@@ -139,6 +141,7 @@ class Forwarder:
         hand = self._hand
         hand.begin()
         hand.reached = task_status.started
+        copier: Copier | None = None
         try:
             with trio.CancelScope() as self._scope:
                 async for event in Stream[Any](self.source, hand=hand).events():
@@ -152,6 +155,15 @@ class Forwarder:
                     except Exception as error:  # of a function, or in encoding what it gave: this event's alone
                         event.acked = True
                         (self._failures or self._skip)(event, error)
+                    if not self._plain:
+                        continue
+                    copier = copier or Copier.between(self.source, self.target, hand, self._failures or self._skip)
+                    if copier is None:
+                        self._plain = False
+                        continue
+                    hand.finish()
+                    while copier.copy(self._key):
+                        await trio.lowlevel.checkpoint()
         finally:
             hand.give_back()
 

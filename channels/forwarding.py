@@ -12,8 +12,11 @@ from .runs import current_run
 
 if TYPE_CHECKING:
     from .channel import Channel
+    from .runs import Run
+    from .subscription import Subscription
+    from .topic import Topic
 
-__all__ = ["carry", "forward", "target_of"]
+__all__ = ["Carrier", "carry", "forward", "target_of"]
 
 
 def target_of(event: Event[Any], channel: Channel[Any] | str) -> Channel[Any]:
@@ -87,8 +90,8 @@ async def carry(
         source = None if event.cursor.subscription is None else event.cursor.subscription.channel
         if isinstance(source, Topic):
             ours, theirs = source.serdes(current_run(source.app)), target.serdes(current_run(target.app))
-            raw_key = key is UNCHANGED and ours.schema.key_form is theirs.schema.key_form
-            raw_value = not changed and ours.schema.value_form is theirs.schema.value_form
+            raw_key = key is UNCHANGED and ours.key_form is theirs.key_form
+            raw_value = not changed and ours.value_form is theirs.value_form
     return await _pass_on(
         event,
         target,
@@ -100,6 +103,55 @@ async def carry(
         timestamp=event.message.timestamp,
         headers=headers,
     )
+
+
+class Carrier:
+    """`carry` from a reader of one topic to another topic, where nothing has to be waited for."""
+
+    __slots__ = ("_dump_key", "_dump_value", "_producer", "_same_keys", "_same_values", "_topic")
+
+    def __init__(self, source: Topic[Any], target: Topic[Any], run: Run) -> None:
+        ours, theirs = source.serdes(run), target.serdes(run)
+        self._same_keys = ours.key_form is theirs.key_form
+        self._same_values = ours.value_form is theirs.value_form
+        self._dump_key = theirs.dump_key
+        self._dump_value = theirs.dump_value
+        self._topic = target.destination
+        self._producer = run.producer
+
+    @classmethod
+    def between(cls, reader: Subscription | None, target: Channel[Any]) -> Carrier | None:
+        """One that does it; None where it takes more."""
+        from .topic import Topic
+
+        source = None if reader is None else reader.channel
+        if reader is None or not (isinstance(source, Topic) and isinstance(target, Topic)):
+            return None
+        run = reader.run
+        plain = target.app is run.app and not target.serdes(run).schema.custom_dumps
+        return cls(source, target, run) if plain else None
+
+    def carry(self, event: Event[Any], *, value: Any, changed: bool, headers: Headers) -> bool:
+        """Pass a value on that an event has become, with its key. False, and nothing is done: that has to wait.
+
+        Raises:
+            EncodeError: the value cannot be encoded.
+        """
+        message, producer = event.message, self._producer
+        if message.offset < 0 or not producer.has_room:
+            return False
+        future = FutureMessage(
+            self._topic,
+            message.key if self._same_keys else self._dump_key(event.key),
+            message.value if self._same_values and not changed else self._dump_value(value),
+            headers,
+            message.timestamp,
+        )
+        producer.add(future, None)
+        hand = current_hand.get()
+        if hand is not None:
+            hand.claim(future)
+        return True
 
 
 async def _pass_on(

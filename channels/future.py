@@ -122,12 +122,16 @@ class FutureMessage(ProducerRecord):
         self._receipt = receipt
         self._index = index
         events = self.events
-        if events is not None:
-            if isinstance(events, Event):
-                events.message.release()
-            else:
-                for event in events:
-                    event.message.release()
+        if events is None:
+            pass
+        elif isinstance(events, tuple):
+            for event in events:
+                event.message.release()
+        else:  # released here, without a call: most have one event
+            message = events.message
+            count = message.refcount = message.refcount - 1
+            if count == 0 and message.tracker is not None:
+                message.tracker.done(message)
         if self._waiters is not None:
             self._waiters.unpark_all()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 
 import trio
@@ -24,7 +24,7 @@ from .options import MessagingOptions
 from .partitioner import DefaultPartitioner, partition_for
 from .transport import ProduceResult, Transport
 
-__all__ = ["Producer"]
+__all__ = ["Producer", "size_of"]
 
 log = logging.getLogger("famulus.producer")
 
@@ -36,6 +36,18 @@ _HEADER_OVERHEAD = 8
 
 _NOWHERE = -1
 """The partition of a message whose topic's partitions are not known yet."""
+
+
+def size_of(future: FutureMessage) -> int:
+    """The bytes that a message counts in the buffer."""
+    size = _RECORD_OVERHEAD
+    if future.key is not None:
+        size += len(future.key)
+    if future.value is not None:
+        size += len(future.value)
+    if future.headers:
+        size += sum(_HEADER_OVERHEAD + len(name) + len(value) for name, value in future.headers)
+    return size
 
 
 class _Queue:
@@ -95,6 +107,15 @@ class _Route:
             tp = TP(self._topic, partition)
             self._all.setdefault(tp, _Queue(tp)).messages.append(future)
 
+    def add_all(self, futures: Iterable[FutureMessage]) -> None:
+        """`add` for several whose partition nobody has chosen."""
+        count, queues = self.count, self._queues
+        for future in futures:
+            key = future.key
+            partition = self.partitioner.choose() if key is None else partition_for(key, count)
+            future.partition = partition
+            queues[partition].append(future)
+
 
 class Producer:
     """Buffers messages and delivers them in batches. One per run.
@@ -142,6 +163,13 @@ class Producer:
         """
         return self._buffered + len(self.callbacks.waiting) < self._most and self._buffered_bytes < self._most_bytes
 
+    @property
+    def room(self) -> tuple[int, int]:
+        """Messages and bytes that the buffer takes now; a message may exceed the bytes."""
+        if self._closed:
+            return 0, 0
+        return self._most - self._buffered - len(self.callbacks.waiting), self._most_bytes - self._buffered_bytes
+
     async def wait_room(self) -> None:
         """Wait until the buffer takes another message. A checkpoint only when it has to wait."""
         while not (self.has_room or self._closed or self.callbacks.calling()):
@@ -183,17 +211,24 @@ class Producer:
             self._await_route(future)
         else:
             route.add(future)
-        size = _RECORD_OVERHEAD
-        if future.key is not None:
-            size += len(future.key)
-        if future.value is not None:
-            size += len(future.value)
-        if future.headers:
-            size += sum(_HEADER_OVERHEAD + len(name) + len(value) for name, value in future.headers)
-        future.size = size
+        size = future.size = size_of(future)
         self._buffered += 1
         self._buffered_bytes += size
         self._counters.messages_sent += 1
+        if self._idle:
+            self._wake()
+
+    def add_all(self, topic: str, futures: Sequence[FutureMessage]) -> None:
+        """`add` for several messages to one topic, each to the partition of its key; their `size` is set."""
+        route = self._routes.get(topic)
+        if route is None or self._trouble:
+            for future in futures:
+                self.add(future, None)
+            return
+        route.add_all(futures)
+        self._buffered += len(futures)
+        self._buffered_bytes += sum([future.size for future in futures])
+        self._counters.messages_sent += len(futures)
         if self._idle:
             self._wake()
 
@@ -380,11 +415,13 @@ class Producer:
         queue.apart = max(0, queue.apart - len(batch))
         queue.fine()
         self._counters.messages_delivered += len(batch)
+        size = 0
         for index, future in enumerate(batch):
-            self._buffered_bytes -= future.size
+            size += future.size
             future.settle(result, index)
             if future.callback is not None:
                 self.callbacks.add(future)
+        self._buffered_bytes -= size
         self._release_room(len(batch))
         self._recovered()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..models import Schema
 from .arguments import Serializer
@@ -24,10 +24,23 @@ class TopicState:
 
     Attributes:
         schema: the topic's, with the settings of the run.
+        dump_key, dump_value: encode without headers.
+        key_form, value_form: what it comes to, looked up once: bytes of two topics are the same where these are.
         preparation: what is done before the topic is used.
     """
 
-    __slots__ = ("_dump_key", "_dump_value", "_goal", "_run", "_topic", "_uniform", "preparation", "schema")
+    __slots__ = (
+        "_goal",
+        "_run",
+        "_topic",
+        "_uniform",
+        "dump_key",
+        "dump_value",
+        "key_form",
+        "preparation",
+        "schema",
+        "value_form",
+    )
 
     def __init__(self, run: Run, topic: Topic[Any], preparation: Preparation) -> None:
         self._run = run
@@ -35,7 +48,9 @@ class TopicState:
         self._goal = topic.topics[0] if len(topic.topics) == 1 else None
         self.preparation = preparation
         self.schema = bound_schema(topic.schema, run)
-        self._dump_key, self._dump_value = self.schema.encoders()
+        self.dump_key, self.dump_value = self.schema.encoders()
+        self.key_form: Final = self.schema.key_form
+        self.value_form: Final = self.schema.value_form
         self._uniform = not self.schema.custom_dumps  # or else headers come into it
 
     def plain(self, key: Any, value: Any) -> FutureMessage:
@@ -44,8 +59,8 @@ class TopicState:
             return self.promise(key, value)
         return FutureMessage(
             self._goal or self._topic.destination,
-            None if key is None else self._dump_key(key),
-            None if value is None else self._dump_value(value),
+            None if key is None else self.dump_key(key),
+            None if value is None else self.dump_value(value),
             (),
             time(),
         )
@@ -72,8 +87,8 @@ class TopicState:
         """
         pairs = as_headers(headers) if headers else ()
         if self._uniform and schema is None and key_serializer is None and value_serializer is None:
-            key = None if key is None else self._dump_key(key)
-            value = None if value is None else self._dump_value(value)
+            key = None if key is None else self.dump_key(key)
+            value = None if value is None else self.dump_value(value)
         else:
             used = self.schema if schema is None else self._other(schema)
             if key_serializer is not None or value_serializer is not None:
@@ -103,8 +118,8 @@ class TopicState:
         """Key, value and headers as they are sent; raw bytes go as they are."""
         if not self.schema.custom_dumps:
             return (
-                self._dump_key(key) if raw_key is None else raw_key,
-                self._dump_value(value) if raw_value is None else raw_value,
+                self.dump_key(key) if raw_key is None else raw_key,
+                self.dump_value(value) if raw_value is None else raw_value,
                 headers,
             )
         if raw_key is None:

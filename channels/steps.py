@@ -9,10 +9,14 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from .event import Event
-from .message import REQUEST_HEADERS
+from .message import REQUEST_HEADERS, Headers
+
+if TYPE_CHECKING:
+    from .forwarding import Carrier
+    from .subscription import Subscription
 
 __all__ = [
     "DROPPED",
@@ -91,11 +95,12 @@ class Echo:
         changed: processors before this have made values of their own, so the message's bytes will not do.
     """
 
-    __slots__ = ("_changed", "channels")
+    __slots__ = ("_carriers", "_changed", "channels")
 
     def __init__(self, channels: Sequence[Any], *, changed: bool) -> None:
         self.channels: Final = tuple(channels)
         self._changed = changed
+        self._carriers: dict[object, list[Carrier | None]] = {}  # by the reader that events come from
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Echo) and other.channels == self.channels
@@ -103,12 +108,29 @@ class Echo:
     def __hash__(self) -> int:
         return hash((Echo, self.channels))
 
-    async def __call__(self, value: Any, event: Event[Any]) -> Any:
+    def __call__(self, value: Any, event: Event[Any]) -> Any:
+        headers = event.headers
+        if headers:  # a copy is no question: whoever asked is answered by the agent that was asked
+            headers = tuple(pair for pair in headers if pair[0] not in REQUEST_HEADERS)
+        reader = None if event.cursor is None else event.cursor.subscription
+        carriers = self._carriers.get(reader)
+        if carriers is None:
+            carriers = self._carriers[reader] = self._make_carriers(reader, event)
+        for place, carrier in enumerate(carriers):
+            if carrier is None or not carrier.carry(event, value=value, changed=self._changed, headers=headers):
+                return self._wait(value, event, headers, place)
+        return value
+
+    def _make_carriers(self, reader: Subscription | None, event: Event[Any]) -> list[Carrier | None]:
+        from .forwarding import Carrier, target_of
+
+        return [Carrier.between(reader, target_of(event, channel)) for channel in self.channels]
+
+    async def _wait(self, value: Any, event: Event[Any], headers: Headers, place: int) -> Any:
+        """Go on at the channel in this place, which cannot be sent to at once."""
         from .forwarding import carry
 
-        # A copy is no question: whoever asked is answered by the agent that was asked.
-        headers = tuple(pair for pair in event.headers if pair[0] not in REQUEST_HEADERS)
-        for channel in self.channels:
+        for channel in self.channels[place:]:
             await carry(event, channel, value=value, changed=self._changed, headers=headers)
         return value
 

@@ -9,7 +9,16 @@ from .inbox import BatchInbox
 from .ledger import PartitionLedger
 from .message import TP, Message
 
-__all__ = ["PartitionTracker"]
+__all__ = ["AckCount", "PartitionTracker"]
+
+
+class AckCount:
+    """Acknowledgements, of all partitions together, until a commit is due."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
 
 
 class PartitionTracker:
@@ -23,9 +32,10 @@ class PartitionTracker:
 
     __slots__ = (
         "__weakref__",
+        "_acks",
         "_counters",
         "_max_span",
-        "_on_acked",
+        "_on_due",
         "_on_room",
         "_span_full",
         "began",
@@ -47,7 +57,8 @@ class PartitionTracker:
         *,
         max_span: int,
         counters: Counters,
-        on_acked: Callable[[], None],
+        acks: AckCount,
+        on_due: Callable[[], None],
         on_room: Callable[[], None],
     ) -> None:
         self.tp = tp
@@ -61,14 +72,18 @@ class PartitionTracker:
         self._max_span = max_span
         self._span_full = False
         self._counters = counters
-        self._on_acked = on_acked
+        self._acks = acks
+        self._on_due = on_due
         self._on_room = on_room
 
     def done(self, message: Message) -> None:
         """Every holder has released this message. An ack from an older generation is ignored (law 2)."""
         if self.ledger.ack(message.offset, message.generation):
             self._counters.messages_acked += 1
-            self._on_acked()
+            acks = self._acks
+            acks.left -= 1
+            if acks.left <= 0:
+                self._on_due()
             if self._span_full and self.ledger.span <= self._max_span // 2:
                 self._span_full = False
                 self._on_room()

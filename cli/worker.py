@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +32,8 @@ from .version import version
 __all__ = ["worker"]
 
 log = logging.getLogger("famulus.worker")
+
+_COLLECT_AFTER = 10_000  # objects that are made and not freed, before the youngest of them are looked at
 
 
 @click.command(
@@ -119,7 +124,8 @@ def worker(
     # Asked what it does while it begins or ends, it shall not die of the question.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
-        trio.run(partial(run_worker, app, tree=tree, **invocation.overrides))
+        with _rare_garbage_collection():
+            trio.run(partial(run_worker, app, tree=tree, **invocation.overrides))
     except (ImproperlyConfigured, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as failure:
@@ -131,6 +137,24 @@ def worker(
         if exit_request is not None:
             raise exit_request from failure
         raise click.ClickException(f"the worker ends: {mask(summarize_failure(failure))}") from failure
+
+
+@contextmanager
+def _rare_garbage_collection() -> Iterator[None]:
+    """Have Python's collector look at fewer objects, and less often.
+
+    What a worker has in its buffers is tens of thousands of objects that it would look at time and again, and none of them
+    is garbage of its kind: by Python's defaults it took a sixth of the time of a stream that is regrouped.
+    """
+    before = gc.get_threshold()
+    gc.freeze()  # what is there by now stays
+    if 0 < before[0] < _COLLECT_AFTER:
+        gc.set_threshold(_COLLECT_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def read_tree(file: Path | None, app: App) -> tuple[Path | None, TreeSpec | None]:

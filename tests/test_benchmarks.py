@@ -1,4 +1,4 @@
-"""The benchmark on Kafka runs, with few messages and without what has to be installed for it. No time is asserted."""
+"""The benchmarks on Kafka run, with few messages and without what has to be installed for it. No time is asserted."""
 
 import importlib
 import subprocess
@@ -62,3 +62,30 @@ def test_a_program_that_sends_nothing_fails_the_benchmark(
     silent = runs.Program("silent", str(script), "pipe", Path(sys.executable))
     with pytest.raises(AssertionError, match="orders=0"):
         runs.compare(kafka_broker.address, [silent], messages=1000, rounds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.hard_timeout(300)
+def test_the_benchmark_of_streams_checks_what_each_way_of_reading_leaves(kafka_broker: RunningKafka) -> None:
+    command = [sys.executable, str(BENCHMARKS / "streams.py"), "--broker", kafka_broker.url]
+    command += ["--only", "raw", "--messages", "1000", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    for mode in ("group_by", "take", "echo", "two agents"):
+        assert f"round 1/1: {mode}, Famulus:" in done.stdout
+    assert "Read from 1 to 64 partitions: Famulus, 64 partitions at least 0.9 x Famulus, 4 partitions:" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.hard_timeout(120)
+def test_a_rival_that_is_known_to_stall_is_reported_and_left_out(
+    kafka_broker: RunningKafka, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runs = importlib.import_module("_kafka_runs")
+    script = tmp_path / "stalled.py"
+    script.write_text('print(\'{"count": 99, "cents": 0, "started": 1, "done": 31}\')\n')
+    rival = runs.Program("rival", str(script), "read", Path(sys.executable), faulty=True)
+    faults: list[str] = []
+    assert runs.compare(kafka_broker.address, [rival], messages=1000, rounds=1, faults=faults) == []
+    assert faults == ["rival stalled: after 30 s it had seen 99 of 100 messages"]
