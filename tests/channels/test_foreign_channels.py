@@ -42,8 +42,11 @@ class Wire(famulus.Channel[Any]):
         self.undecodable.append(message.value)
 
     async def send_numbers(self, *numbers: int) -> None:
-        for number in numbers:
-            await self.sender.send((f"id{number}", b"%d" % number))
+        await self.send_all(*((f"id{number}", b"%d" % number) for number in numbers))
+
+    async def send_all(self, *pairs: tuple[str, bytes]) -> None:
+        for pair in pairs:
+            await self.sender.send(pair)
 
 
 def ids(*numbers: int) -> list[str]:
@@ -776,8 +779,7 @@ async def test_the_codec_settings_of_the_run_hold_for_a_channel_over_something_e
     async with famulus.open_app(app):
         seen = wire.stream()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wire.sender.send, ("bomb", zipped))
-            nursery.start_soon(wire.sender.send, ("good", zlib.compress(b"ok")))
+            nursery.start_soon(wire.send_all, ("bomb", zipped), ("good", zlib.compress(b"ok")))
             with trio.fail_after(5):
                 assert await anext(seen) == b"ok"
         assert wire.undecodable == [zipped]
@@ -813,10 +815,10 @@ async def test_a_handler_of_bad_input_that_raises_is_logged_and_does_not_end_lis
     async with famulus.open_app(app):
         numbers = wire.stream()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wire.sender.send, ("bad", b"oops"))
-            nursery.start_soon(wire.send_numbers, 1)
+            nursery.start_soon(wire.send_all, ("bad", b"oops"), ("good", b"1"))
             with trio.fail_after(5):
                 assert await anext(numbers) == 1
+        await settle()
         assert (wire.listens, wire.acked) == (1, ["bad"])
     assert "the handler of its undecodable value raised; it is skipped" in caplog.text
 
