@@ -81,7 +81,7 @@ class Actor:
         self._agent = agent_run.agent
         self.index = index
         self.reached = trio.Event()
-        self._begun = False
+        self._begun = self._interrupted = False
         self._scope: trio.CancelScope | None = None
         self._stuck: Exception | None = None
         self._hand = Hand(
@@ -119,9 +119,14 @@ class Actor:
     def _has_reached(self) -> None:
         """It has come to its stream, or to another one."""
         self.reached.set()
-        if not self._begun:
-            self._begun = True
+        if self._begun:
+            return
+        self._begun = True
+        self._hand.come_to_first()
+        if self._interrupted:  # while it was on its way, perhaps with streams that it makes there
             self._hand.close_spare_later()
+        else:
+            self._hand.close_spare()
 
     def _interrupt(self) -> None:
         """A rebalance cannot wait any longer for the event in hand."""
@@ -140,6 +145,7 @@ class Actor:
         current_hand.set(hand)
         this = current_child()
         failure: Exception | None = None
+        self._interrupted = False
         try:
             while True:
                 self._begun = False
@@ -158,12 +164,15 @@ class Actor:
                     await self._failed(failure)
                     raise failure
                 log.info("actor %s[%d] begins again", self._agent.name, self.index)
+                self._interrupted = True
         finally:
             if hand.worked:
                 this.progress()
             hand.give_back()
             if failure is None:
                 hand.close_made(leave=this.state != "stopping")
+            else:
+                hand.close_passing()
 
     async def _perform(self) -> None:
         agent, hand = self._agent, self._hand

@@ -71,6 +71,7 @@ class Hand:
     """
 
     __slots__ = (
+        "_at_first",
         "_cursors",
         "_made",
         "_spare",
@@ -115,6 +116,7 @@ class Hand:
         self._made: list[Any] = []
         self._spare: list[Any] = []
         self._stopping: bool | None = None
+        self._at_first: int | None = None
 
     def cursor(self, source: CursorSource) -> Cursor:
         """This hand's place in what `source` gives; the same one each time."""
@@ -147,6 +149,7 @@ class Hand:
         for cursor in self._cursors.values():
             cursor.resume()
         self._spare, self._made = [*self._made, *self._spare], []
+        self._at_first = None
 
     def stop(self, *, drain: bool) -> None:
         """End the streams after the event in hand; with `drain`, after what no log has."""
@@ -221,6 +224,19 @@ class Hand:
             source.close(leave=leave)
         elif for_good:
             self._cursors.pop(source, None)
+
+    def come_to_first(self) -> None:
+        """The task has come to its first stream: what it has made until now, to combine with that, is made at each start."""
+        self._at_first = len(self._made)
+
+    def close_passing(self) -> None:
+        """The task has crashed: close the streams that it made on its way; what it makes at each start waits for that."""
+        passing = [] if self._at_first is None else self._made[self._at_first :]
+        self._made = [source for source in self._made if source not in passing]
+        for source in [*passing, *self._spare]:
+            self._leave(source, leave=True, for_good=True)
+        self._spare = []
+        self._cursors = {source: cursor for source, cursor in self._cursors.items() if not source.closed}
 
     def close_spare_later(self) -> None:
         """Once the first event is finished: by then a stream inside the loop has been made again, too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ async def test_channels_streams_and_iterables_are_combined_as_they_are() -> None
     app = famulus.App("kinds")
     pipe = app.channel("pipe", value_type=int)
 
-    async def later() -> Any:
+    async def later() -> AsyncIterator[int]:
         await trio.sleep(1)
         yield 20
 
@@ -116,9 +117,9 @@ async def test_what_cannot_be_combined_says_so() -> None:
     async with famulus.open_app(app):
         stream = app.stream([1])
         with pytest.raises(ValueError, match="cannot be combined with itself"):
-            stream & stream.map(str)
+            _ = stream & stream.map(str)
         with pytest.raises(ValueError, match="all with or all without acknowledgement"):
-            stream & app.stream([2]).noack()
+            _ = stream & app.stream([2]).noack()
         with pytest.raises(TypeError, match="expected at least one"):
             app.stream()
         with pytest.raises(TypeError, match="expected a channel, a stream, an iterable"):
@@ -338,9 +339,10 @@ async def test_a_part_that_fails_raises_and_the_others_keep_what_they_have() -> 
     app = famulus.App("part-fails")
     pipe = app.channel("pipe", value_type=int)
 
-    async def broken(name: str) -> Any:
+    async def broken(name: str) -> AsyncIterator[int]:
         await trio.sleep(1)
-        raise OSError(name)
+        if name:
+            raise OSError(name)
         yield 1
 
     async with famulus.open_app(app):
