@@ -373,7 +373,7 @@ async def test_streams_made_in_a_loop_leave_nothing_behind() -> None:
             assert hand is not None
             run = running._run
             assert run.services is not None
-            sizes.append((len(hand._cursors), len(run.services.children), len(run.conductor._drain.cursors)))
+            sizes.append((len(hand._cursors), len(run.services.children), len(run.conductor._draining.cursors)))
     assert sizes[-1] == sizes[1], sizes
 
 
