@@ -1,18 +1,18 @@
 """The short way of a forwarder: what lies in its cursor goes on in one go, without a stream in between.
 
 Nothing is awaited on it, so nothing is in hand when a task is cancelled or a partition revoked. What needs care is left where
-it is, for the stream to take: what is delivered again, what cannot be decoded, keys that have to be awaited, a producer
-that is full. A message whose key cannot be made is a failed event, here as there.
+it is, for the stream to take: what is delivered again, what cannot be decoded, a producer that is full.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .cursor import BatchCursor
+from .errors import AppNotRunning, TransportError
 from .event import UNCHANGED, Event, FailurePolicy
 from .future import FutureMessage
 from .hand import Hand
@@ -26,16 +26,25 @@ if TYPE_CHECKING:
     from .subscription import Subscription
     from .topic import Topic
 
-__all__ = ["Copier"]
+__all__ = ["OUR_TROUBLE", "Copier"]
+
+OUR_TROUBLE = (AppNotRunning, TransportError)
+"""Not the event's fault: the forwarder is started again, and the event comes again."""
 
 _AT_ONCE = 256  # messages
 
 
 class Copier:
-    """Copies messages of one topic into another with the same values, as the bytes that they are."""
+    """Copies messages of one topic into another with the same values, as the bytes that they are.
+
+    Args:
+        fail: called with an event that has no key, and why.
+
+    Attributes:
+        awaiting: an event, which is in hand now, and the awaitable that gives its key; then None again, by the forwarder.
+    """
 
     __slots__ = (
-        "_awaits",
         "_cursor",
         "_dumps",
         "_fail",
@@ -45,8 +54,8 @@ class Copier:
         "_pacer",
         "_producer",
         "_same_keys",
-        "_taken",
         "_topic",
+        "awaiting",
     )
 
     def __init__(
@@ -60,18 +69,13 @@ class Copier:
         self._producer = run.producer
         self._hand = hand
         self._cursor = cursor
-        self._fail = fail
-        self._taken = 0
         self._pacer = Pacer()
-        self._awaits = False
+        self._fail = fail
+        self.awaiting: tuple[Event[Any], Awaitable[Any]] | None = None
 
     @classmethod
     def between(cls, source: Subscription, target: Channel[Any], hand: Hand, fail: FailurePolicy) -> Copier | None:
-        """One that does it, or None where values have to be encoded anew.
-
-        Args:
-            fail: takes an event for which there is no key.
-        """
+        """One that does it, or None where values have to be encoded anew."""
         from .topic import Topic  # topics make streams, and streams forward into topics
 
         cursor, run, topic = hand.cursor(source), source.run, source.channel
@@ -93,72 +97,75 @@ class Copier:
 
         Args:
             key: gives the new key for a value, or `UNCHANGED`.
+
+        Raises:
+            AppNotRunning, TransportError: by the key function; its message is the next.
         """
         most, most_bytes = self._producer.room
-        messages = self._cursor.ahead(min(most, _AT_ONCE)) if most > 0 and not self._awaits else ()
+        messages = self._cursor.ahead(min(most, _AT_ONCE)) if most > 0 and most_bytes > 0 else ()
         if not messages:
             return False
         self._pacer.rested()
-        self._taken = 0
+        hand = self._hand
         copies: list[FutureMessage] = []
+        done = 0
         try:
-            self._make(messages, key, copies, most_bytes)
-        finally:
-            self._hand.event = None
-            self._cursor.move_on(self._taken)
-            self._producer.add_all(self._topic, copies)
-        return self._taken > 0
-
-    def _make(
-        self, messages: Sequence[Message], key_of: Callable[[Any], Any], copies: list[FutureMessage], most_bytes: int
-    ) -> None:
-        """Make copies of the first of these messages, up to one that needs care, or until it is time for others."""
-        hand, cursor, failures = self._hand, self._cursor, self._cursor.failures
-        loads_key, loads_value, dumps, topic, limit = (
-            self._loads_key,
-            self._loads_value,
-            self._dumps,
-            self._topic,
-            self._pacer.limit,
-        )
-        for message in messages:
-            tracker, raw, raw_key = message.tracker, message.value, message.key
-            if most_bytes <= 0 or tracker is None or tracker.live != message.generation:
-                break
-            try:
-                value = loads_value(raw)
-                event = Event(
-                    None if raw_key is None else loads_key(raw_key), value, message.headers, message, cursor, failures
-                )
-            except Exception:  # it comes again in the stream, which sees to it
-                break
-            try:
+            for event in self._decoded(messages):
                 hand.event = event  # a key function may ask for it, or send something
-                key = key_of(value)
-                if type(key) is not str and inspect.isawaitable(key):
-                    self._leave(key)
+                try:
+                    made = key(event.value)
+                    if type(made) is not str and inspect.isawaitable(made):
+                        done += 1
+                        self.awaiting = event, made
+                        break
+                    copy = self._copy(event, made)
+                except OUR_TROUBLE:
+                    raise
+                except Exception as error:
+                    done += 1
+                    event.acked = True
+                    self._fail(event, error)
+                    break  # it may be the next again
+                done += 1
+                copies.append(copy)
+                most_bytes -= copy.size
+                if most_bytes <= 0 or perf_counter() >= self._pacer.limit:
                     break
-                if key is not UNCHANGED:
-                    raw_key = dumps(key)
-                elif not self._same_keys:
-                    raw_key = dumps(event.key)
-            except Exception as error:
-                self._taken += 1
-                event.acked = True
-                self._fail(event, error)
-                break  # it may come again, before the others
-            self._taken += 1
-            copy = FutureMessage(topic, raw_key, raw, message.headers, message.timestamp)
-            copy.events = event  # the copy takes over the hold that the stream had on the message
-            event.acked = True
-            copies.append(copy)
-            copy.size = size_of(copy)
-            most_bytes -= copy.size
-            if perf_counter() >= limit:
-                break
+        finally:
+            hand.event = None
+            self._cursor.move_on(done)
+            self._producer.add_all(self._topic, copies)
+        if self.awaiting is not None:
+            hand.event = self._cursor.event = self.awaiting[0]
+        return done > 0
 
-    def _leave(self, key: Any) -> None:
-        """The key function's answers are to be awaited: from now on the stream takes all."""
-        self._awaits = True
-        if inspect.iscoroutine(key):
-            key.close()
+    def _decoded(self, messages: Sequence[Message]) -> Iterator[Event[Any]]:
+        """Events of the first of these messages, up to one that cannot be decoded or is not ours any more."""
+        cursor, failures = self._cursor, self._cursor.failures
+        loads_key, loads_value = self._loads_key, self._loads_value
+        for message in messages:
+            tracker, key = message.tracker, message.key
+            if tracker is None or tracker.live != message.generation:
+                return
+            try:
+                value = loads_value(message.value)
+                if key is not None:
+                    key = loads_key(key)
+            except Exception:  # it comes again in the stream, which reports it
+                return
+            yield Event(key, value, message.headers, message, cursor, failures)
+
+    def _copy(self, event: Event[Any], key: Any) -> FutureMessage:
+        """The event's message under a key. It takes over the hold that the stream had on the message."""
+        message = event.message
+        if key is not UNCHANGED:
+            raw_key = self._dumps(key)
+        elif self._same_keys:
+            raw_key = message.key
+        else:
+            raw_key = self._dumps(event.key)
+        copy = FutureMessage(self._topic, raw_key, message.value, message.headers, message.timestamp)
+        copy.size = size_of(copy)
+        copy.events = event
+        event.acked = True
+        return copy

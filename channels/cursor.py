@@ -470,8 +470,8 @@ class BatchCursor(Cursor):
         self._batch, self._index, self._length = (), 0, 0
 
     def ahead(self, most: int) -> Sequence[Message]:
-        """The messages that come next, up to `most`; none where something else comes before them. See `move_on`."""
-        if self.stopping or self.redeliver:
+        """The messages that come next, up to `most`; none where something else comes first. See `move_on`."""
+        if self.stopping or self.redeliver or self.idle is not None:
             return ()
         if self._index >= self._length:
             batch = self._next_batch()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ..supervision import child
-from .copying import Copier
-from .errors import AppNotRunning, TransportError, UnknownTopic
+from .copying import OUR_TROUBLE, Copier
+from .errors import UnknownTopic
 from .event import UNCHANGED, Event
 from .forwarding import carry
 from .hand import Hand
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Forwarder"]
 
 log = logging.getLogger("famulus.stream")
-
-_OurTrouble = (AppNotRunning, TransportError)
-"""Not the event's fault: the forwarder is started again, and the event comes again."""
 
 
 class Forwarder:
@@ -145,16 +142,7 @@ class Forwarder:
         try:
             with trio.CancelScope() as self._scope:
                 async for event in Stream[Any](self.source, hand=hand).events():
-                    try:
-                        made = await self._make(event)
-                        if made is not None:
-                            key, value = made
-                            await self._send(event, key, value)
-                    except _OurTrouble:
-                        raise
-                    except Exception as error:  # of a function, or in encoding what it gave: this event's alone
-                        event.acked = True
-                        (self._failures or self._skip)(event, error)
+                    await self._forward_one(event)
                     if not self._plain:
                         continue
                     copier = copier or Copier.between(self.source, self.target, hand, self._failures or self._skip)
@@ -163,9 +151,30 @@ class Forwarder:
                         continue
                     hand.finish()
                     while copier.copy(self._key):
-                        await trio.lowlevel.checkpoint()
+                        if copier.awaiting is None:
+                            await trio.lowlevel.checkpoint()
+                            continue
+                        (event, key), copier.awaiting = copier.awaiting, None
+                        await self._forward_one(event, key)
+                        hand.finish()
         finally:
             hand.give_back()
+
+    async def _forward_one(self, event: Event[Any], awaiting: Awaitable[Any] | None = None) -> None:
+        """
+        Args:
+            awaiting: gives the key, where the function has been called already.
+        """
+        try:
+            made = await self._make(event) if awaiting is None else (await awaiting, event.value)
+            if made is not None:
+                key, value = made
+                await self._send(event, key, value)
+        except OUR_TROUBLE:
+            raise
+        except Exception as error:  # of a function, or in encoding what it gave: this event's alone
+            event.acked = True
+            (self._failures or self._skip)(event, error)
 
     async def _send(self, event: Event[Any], key: Any, value: Any) -> None:
         target = self.target

@@ -84,12 +84,16 @@ async def test_a_plain_function_may_give_some_keys_to_be_awaited(broker: MemoryB
         await trio.lowlevel.checkpoint()
         return f"later {number}"
 
+    calls: list[int] = []
+
     def sometimes(number: int) -> Any:
+        calls.append(number)
         return later(number) if number % 7 == 6 else f"now {number}"
 
     seen: list[Any] = []
     async with famulus.open_app(regrouping(broker, sometimes, seen)):
         await trio.sleep(5)
+    assert calls == list(range(N))
     assert sorted(value for _, value in seen) == list(range(N))
     assert all(key == (f"later {value}" if value % 7 == 6 else f"now {value}").encode() for key, value in seen)
     assert committed(broker) == N
@@ -142,7 +146,7 @@ async def test_the_producers_buffer_keeps_its_bounds(broker: MemoryBroker, bound
             buffered.append(running._run.producer.buffered)
             await trio.lowlevel.checkpoint()
     assert [value for _, value in seen] == list(range(N))
-    assert max(buffered) <= 15
+    assert max(buffered) <= 16  # of 66 bytes or more, and the last may exceed the bytes that are left
 
 
 @pytest.mark.parametrize("seed", range(5))
