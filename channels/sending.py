@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from ..models import Schema
+from ..models import NotReady, Schema
 from .arguments import Serializer
 from .errors import ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
@@ -34,7 +34,7 @@ class TopicState:
         self._topic = topic
         self._goal = topic.topics[0] if len(topic.topics) == 1 else None
         self.preparation = preparation
-        self.schema = bound_schema(topic.schema, run)
+        self.schema = bound_schema(topic.schema, run, self._goal)
         self._dump_key, self._dump_value = self.schema.encoders()
         self._uniform = not self.schema.custom_dumps  # or else headers come into it
 
@@ -92,10 +92,34 @@ class TopicState:
             future.partition = as_partition(partition)
         return future
 
+    async def promise_when_ready(self, pending: NotReady, *message: Any) -> FutureMessage:
+        """`promise`, after what the codecs have to fetch first."""
+        while True:
+            await self._run.errands.run(pending)
+            try:
+                return self.promise(*message)
+            except NotReady as another:
+                pending = another
+
+    def promise_now(self, *message: Any, **options: Any) -> FutureMessage:
+        """`promise` for those who cannot wait for what the codecs have to fetch.
+
+        Raises:
+            NotReady: that is needed; it says what to await.
+        """
+        try:
+            return self.promise(*message, **options)
+        except NotReady as pending:
+            raise NotReady(
+                f"topic {self._topic.name!r} needs {pending.what}, and this call cannot wait for it: `await send(...)` to the "
+                "topic once before, which gets it for all that follow",
+                pending.work,
+            ) from None
+
     def _other(self, schema: Any) -> Schema:
         if not isinstance(schema, Schema):
             raise ImproperlyConfigured(f"a message to {self._topic.name} schema={schema!r}: expected a famulus.Schema")
-        return bound_schema(schema, self._run)
+        return bound_schema(schema, self._run, self._goal)
 
     def encoded(
         self, key: Any, value: Any, headers: Headers, raw_key: bytes | None, raw_value: bytes | None
@@ -114,9 +138,12 @@ class TopicState:
         return raw_key, raw_value, headers
 
 
-def bound_schema(schema: Schema, run: Run) -> Schema:
-    """A schema with the settings of a run."""
+def bound_schema(schema: Schema, run: Run, topic: str | None = None) -> Schema:
+    """A schema with the settings of a run, for a topic where there is one."""
     options = run.options
     return schema.bound(
-        key_serializer=options.key_serializer, value_serializer=options.value_serializer, limits=options.codec_limits
+        key_serializer=options.key_serializer,
+        value_serializer=options.value_serializer,
+        limits=options.codec_limits,
+        topic=topic,
     )
