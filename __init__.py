@@ -50,9 +50,14 @@ if TYPE_CHECKING:
     from .models.codecs import Codec as Codec
     from .models.errors import DecodeError as DecodeError
     from .models.errors import EncodeError as EncodeError
+    from .models.errors import NotReady as NotReady
+    from .models.errors import Unavailable as Unavailable
     from .models.errors import ValidationError as ValidationError
     from .models.record import Record as Record
     from .models.record import field as field
+    from .models.registry.client import SchemaRegistry as SchemaRegistry
+    from .models.registry.derive import AvroType as AvroType
+    from .models.registry.derive import avro_schema as avro_schema
     from .models.schema import Schema as Schema
     from .supervision.backoff import Backoff as Backoff
     from .supervision.errors import SupervisorFailed as SupervisorFailed
@@ -103,9 +108,12 @@ _EXPORTS = {
     "create_topic": ".app.topics",
     "current_event": ".channels.hand",
     # values
+    "AvroType": ".models.registry.derive",
     "Codec": ".models.codecs",
     "Record": ".models.record",
     "Schema": ".models.schema",
+    "SchemaRegistry": ".models.registry.client",
+    "avro_schema": ".models.registry.derive",
     "field": ".models.record",
     # supervision; all of it is in famulus.supervision
     "Backoff": ".supervision.backoff",
@@ -129,11 +137,13 @@ _EXPORTS = {
     "FamulusError": ".channels.errors",
     "ImproperlyConfigured": ".channels.errors",
     "MemberReplaced": ".channels.errors",
+    "NotReady": ".models.errors",
     "ProduceError": ".channels.errors",
     "SupervisorFailed": ".supervision.errors",
     "TopicExists": ".channels.errors",
     "TopicMismatch": ".channels.errors",
     "TransportError": ".channels.errors",
+    "Unavailable": ".models.errors",
     "UnknownTopic": ".channels.errors",
     "ValidationError": ".models.errors",
     "YieldInsideNursery": ".actors.errors",
@@ -166,9 +176,12 @@ __all__ = [  # noqa: RUF022  # in groups
     "create_topic",
     "current_event",
     # values
+    "AvroType",
     "Codec",
     "Record",
     "Schema",
+    "SchemaRegistry",
+    "avro_schema",
     "field",
     # supervision; all of it is in famulus.supervision
     "Backoff",
@@ -192,12 +205,14 @@ __all__ = [  # noqa: RUF022  # in groups
     "FamulusError",
     "ImproperlyConfigured",
     "MemberReplaced",
+    "NotReady",
     "ProduceError",
     "StreamStuck",
     "SupervisorFailed",
     "TopicExists",
     "TopicMismatch",
     "TransportError",
+    "Unavailable",
     "UnknownTopic",
     "ValidationError",
     "YieldInsideNursery",

@@ -415,3 +415,5 @@ async def open_run(
             run.producer.close()
             run.conductor.commits.close()
             Replies.of(run).close()
+            with trio.CancelScope(shield=True):
+                await run.errands.over()

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ..models import NotReady
 from .cursor import BatchCursor
 from .errors import AppNotRunning, TransportError
 from .event import UNCHANGED, Event, FailurePolicy
@@ -121,6 +122,8 @@ class Copier:
                     copy = self._copy(event, made)
                 except OUR_TROUBLE:
                     raise
+                except NotReady:
+                    break  # the stream waits for what the codec has to fetch
                 except Exception as error:
                     done += 1
                     event.acked = True

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ..models import Schema
+from ..models import NotReady, Schema
 from .event import Event, FailurePolicy
 from .inbox import BatchInbox, EventInbox
 from .message import TP, Message, StandIn
@@ -165,6 +165,14 @@ class Cursor(ABC):
         try:
             with trio.CancelScope() as self._waiting:
                 await self._take()
+        finally:
+            self._waiting = None
+
+    async def wait_for(self, done: Awaitable[object]) -> None:
+        """Wait for something else than the inbox; what ends a `wait` ends this."""
+        try:
+            with trio.CancelScope() as self._waiting:
+                await done
         finally:
             self._waiting = None
 
@@ -460,7 +468,10 @@ class BatchCursor(Cursor):
         self._index -= 1
 
     def decoded(self, event: Event[Any]) -> Any:
-        return self._decode_value(event.message.value)
+        try:
+            return self._decode_value(event.message.value)
+        except NotReady:  # it was ready when the event came: the codec has forgotten it since
+            return event.value
 
     def hand_over(self, others: Sequence[Cursor]) -> None:
         super().hand_over(others)

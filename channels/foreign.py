@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ..models import NotReady
 from ..supervision import child, current_child, trap_stop
 from .cursor import Cursor
 from .dead_letters import settle_undecodable
@@ -134,6 +135,9 @@ class _Listening:
             key = self.schema.decode_key(message.key, message.headers)
             part = "value"
             value = self.schema.decode_value(message.value, message.headers)
+        except NotReady as pending:
+            await run.errands.run(pending)
+            return await self.hand_out(message)
         except Exception as error:
             readers = await self._refuse(message, part, error)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..models import NotReady
 from .event import UNCHANGED, Event
 from .future import FutureMessage
 from .hand import current_hand
@@ -91,7 +92,11 @@ async def carry(
         if isinstance(source, Topic):
             ours, theirs = source.serdes(current_run(source.app)), target.serdes(current_run(target.app))
             raw_key = key is UNCHANGED and ours.key_form is theirs.key_form
-            raw_value = not changed and ours.value_form is theirs.value_form
+            raw_value = not changed and (
+                ours.value_form is theirs.value_form
+                # Ours alone reads an internal topic: there, bytes may stay those of a codec that knows another topic.
+                or (target.internal and ours.value_reading is theirs.value_reading)
+            )
     return await _pass_on(
         event,
         target,
@@ -140,13 +145,12 @@ class Carrier:
         message, producer = event.message, self._producer
         if message.offset < 0 or not producer.has_room:
             return False
-        future = FutureMessage(
-            self._topic,
-            message.key if self._same_keys else self._dump_key(event.key),
-            message.value if self._same_values and not changed else self._dump_value(value),
-            headers,
-            message.timestamp,
-        )
+        try:
+            key = message.key if self._same_keys else self._dump_key(event.key)
+            raw = message.value if self._same_values and not changed else self._dump_value(value)
+        except NotReady:
+            return False
+        future = FutureMessage(self._topic, key, raw, headers, message.timestamp)
         producer.add(future, None)
         hand = current_hand.get()
         if hand is not None:
@@ -175,9 +179,14 @@ async def _pass_on(
     if not isinstance(target, Topic):
         return await target.send(value, key=key, partition=partition, timestamp=timestamp, headers=headers)
     run = current_run(target.app)
-    key, value, headers = target.serdes(run).encoded(
-        key, value, headers, event.message.key if raw_key else None, event.message.value if raw_value else None
-    )
+    state = target.serdes(run)
+    key_as_is, value_as_is = event.message.key if raw_key else None, event.message.value if raw_value else None
+    while True:
+        try:
+            key, value, headers = state.encoded(key, value, headers, key_as_is, value_as_is)
+            break
+        except NotReady as pending:
+            await run.errands.run(pending)
     future = FutureMessage(target.destination, key, value, headers, timestamp)
     if partition is not None:
         future.partition = as_partition(partition)

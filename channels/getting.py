@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 
+from ..models import NotReady
 from .cursor import BadMessage, Cursor, Thrown
 from .errors import AppNotRunning
 from .event import Event
@@ -27,6 +28,7 @@ class Getter:
         self._turn = trio.Lock()
         self._cursor: Cursor | None = None
         self._bad: deque[BadMessage] = deque()
+        self._pending: NotReady | None = None
         self._next: Event[Any] | Thrown | None = None
 
     async def take(self) -> Event[Any]:
@@ -42,6 +44,9 @@ class Getter:
                     if isinstance(event, Thrown):
                         raise event.error
                     return event
+                elif self._pending is not None:
+                    pending, self._pending = self._pending, None
+                    await cursor.wait_for(self._subscription.run.errands.run(pending))
                 else:
                     await self._wait(cursor)
 
@@ -61,8 +66,8 @@ class Getter:
         return self._cursor
 
     def empty(self) -> bool:
-        """Whether `take` would have to wait."""
-        return self._cursor is None or self._peek(self._cursor) is None
+        """Whether `take` would have to wait for a message."""
+        return self._cursor is None or (self._peek(self._cursor) is None and self._pending is None)
 
     def _peek(self, cursor: Cursor) -> Event[Any] | Thrown | None:
         """The next event, which stays; what cannot be decoded on the way to it is kept for a report."""
@@ -70,6 +75,10 @@ class Getter:
             self._next = None
             taken = cursor.take_nowait()
             if taken is None:
+                return None
+            if isinstance(taken, BadMessage) and isinstance(taken.error, NotReady):
+                taken.cursor.take_back()
+                self._pending = taken.error
                 return None
             if isinstance(taken, BadMessage):
                 self._bad.append(taken)

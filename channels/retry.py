@@ -24,6 +24,7 @@ class Retry:
         what: the activity, for the log: "fetching".
         patient_with: errors to wait for as well, though they pass only when somebody does something.
         patience: seconds of failures after which the next one is raised.
+        of: who is waited for, for the log.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class Retry:
         *,
         patient_with: tuple[type[TransportError], ...] = (),
         patience: float = inf,
+        of: str = "the broker",
     ) -> None:
+        self._of = of
         self._patience = patience
         self._until = inf
         self._patient_with = patient_with
@@ -65,7 +68,7 @@ class Retry:
         reason = f"{type(error).__name__}: {error}"
         if self._reason is None or (reason != self._reason and not error.retriable):
             self._reason = reason
-            self._log.warning("%s waits for the broker: %s", self._what, self._reason)
+            self._log.warning("%s waits for %s: %s", self._what, self._of, self._reason)
         delay = min(self._next, self._until - now)
         self._next = min(2 * self._next, self._most)
         return delay

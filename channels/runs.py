@@ -16,6 +16,7 @@ import trio
 from ..supervision import Supervisor, TreeNode
 from .conductor import Conductor
 from .counters import Counters
+from .errands import Errands
 from .errors import AmbiguousRun, AppNotRunning
 from .options import MessagingOptions
 from .pace import Pacer
@@ -42,6 +43,7 @@ class Run:
     Attributes:
         app: the declaration that this is a run of.
         options: settings, frozen at start.
+        errands: the blocking work that codecs ask for; see `models.NotReady`.
         root: the run's supervision tree (set when it is up).
         services: the supervisor under which streams start their helpers (likewise).
         stop_requested: set when the run should end.
@@ -56,6 +58,7 @@ class Run:
         self.counters = Counters()
         self.producer = Producer(transport, options, self.counters)
         self.conductor = Conductor(transport, self.producer, options, self.counters, group=app.id)
+        self.errands = Errands(options)
         self.pacer = Pacer()
         self.root: Supervisor | None = None
         self.services: Supervisor | None = None

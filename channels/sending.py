@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
-from ..models import Schema
+from ..models import NotReady, Schema
 from .arguments import Serializer
 from .errors import ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
@@ -26,6 +26,7 @@ class TopicState:
         schema: the topic's, with the settings of the run.
         dump_key, dump_value: encode without headers.
         key_form, value_form: what it comes to, looked up once: bytes of two topics are the same where these are.
+        value_reading: how it decodes: where these are the same, one topic reads the other's bytes.
         preparation: what is done before the topic is used.
     """
 
@@ -40,6 +41,7 @@ class TopicState:
         "preparation",
         "schema",
         "value_form",
+        "value_reading",
     )
 
     def __init__(self, run: Run, topic: Topic[Any], preparation: Preparation) -> None:
@@ -47,10 +49,11 @@ class TopicState:
         self._topic = topic
         self._goal = topic.topics[0] if len(topic.topics) == 1 else None
         self.preparation = preparation
-        self.schema = bound_schema(topic.schema, run)
+        self.schema = bound_schema(topic.schema, run, self._goal)
         self.dump_key, self.dump_value = self.schema.encoders()
         self.key_form: Final = self.schema.key_form
         self.value_form: Final = self.schema.value_form
+        self.value_reading: Final = self.schema.value_reading
         self._uniform = not self.schema.custom_dumps  # or else headers come into it
 
     def plain(self, key: Any, value: Any) -> FutureMessage:
@@ -107,10 +110,34 @@ class TopicState:
             future.partition = as_partition(partition)
         return future
 
+    async def promise_when_ready(self, pending: NotReady, *message: Any) -> FutureMessage:
+        """`promise`, after what the codecs have to fetch first."""
+        while True:
+            await self._run.errands.run(pending)
+            try:
+                return self.promise(*message)
+            except NotReady as another:
+                pending = another
+
+    def promise_now(self, *message: Any, **options: Any) -> FutureMessage:
+        """`promise` for those who cannot wait for what the codecs have to fetch.
+
+        Raises:
+            NotReady: that is needed; it says what to await.
+        """
+        try:
+            return self.promise(*message, **options)
+        except NotReady as pending:
+            raise NotReady(
+                f"topic {self._topic.name!r} needs {pending.what}, and this call cannot wait for it: `await send(...)` to the "
+                "topic once before, which gets it for all that follow",
+                pending.work,
+            ) from None
+
     def _other(self, schema: Any) -> Schema:
         if not isinstance(schema, Schema):
             raise ImproperlyConfigured(f"a message to {self._topic.name} schema={schema!r}: expected a famulus.Schema")
-        return bound_schema(schema, self._run)
+        return bound_schema(schema, self._run, self._goal)
 
     def encoded(
         self, key: Any, value: Any, headers: Headers, raw_key: bytes | None, raw_value: bytes | None
@@ -129,9 +156,12 @@ class TopicState:
         return raw_key, raw_value, headers
 
 
-def bound_schema(schema: Schema, run: Run) -> Schema:
-    """A schema with the settings of a run."""
+def bound_schema(schema: Schema, run: Run, topic: str | None = None) -> Schema:
+    """A schema with the settings of a run, for a topic where there is one."""
     options = run.options
     return schema.bound(
-        key_serializer=options.key_serializer, value_serializer=options.value_serializer, limits=options.codec_limits
+        key_serializer=options.key_serializer,
+        value_serializer=options.value_serializer,
+        limits=options.codec_limits,
+        topic=topic,
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from ..models import NotReady
 from .combining import combine
 from .cursor import BadMessage, Cursor, Thrown
 from .event import AckResult, Event
@@ -159,6 +160,10 @@ class Stream(AsyncIterator[T], Generic[T]):
         """What came is no event: raise it, or report it. Bad input names itself and never stops an agent (law 6)."""
         if isinstance(taken, Thrown):
             raise taken.error
+        if isinstance(taken.error, NotReady):
+            taken.cursor.take_back()
+            await (self._cursor or taken.cursor).wait_for(self._subscription.run.errands.run(taken.error))
+            return
         message = taken.message
         self._subscription.run.counters.decode_errors += 1
         log.error("%s@%d: undecodable %s: %s", message.tp, message.offset, taken.part, taken.error)

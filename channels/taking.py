@@ -14,7 +14,8 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint
 
-from .cursor import Cursor, is_stale
+from ..models import NotReady
+from .cursor import BadMessage, Cursor, is_stale
 from .event import Event, FailurePolicy, Request
 from .hand import Hand
 from .message import Message
@@ -255,7 +256,11 @@ class Batches(AsyncIterator[list[B]], Generic[B]):
                 if scope.cancelled_caught and self._due(gathered):
                     return
             elif not isinstance(taken, Event):
-                await stream.trouble(taken)
+                waits = isinstance(taken, BadMessage) and isinstance(taken.error, NotReady)
+                with trio.move_on_at(gathered.since + self._within if count and waits else inf) as scope:
+                    await stream.trouble(taken)
+                if scope.cancelled_caught:
+                    return
             elif taken.attempt > 1:  # it has failed before, perhaps together with others: now alone
                 if count:
                     cursor.give_again([taken])

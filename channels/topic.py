@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 
 import trio
 
-from ..models import Schema
+from ..models import NotReady, Schema
 from .arguments import (
     Changes,
     DerivedOptions,
@@ -327,19 +327,24 @@ class Topic(Channel[T]):
         """
         run = current_run(self.app)
         state = self.serdes(run)
-        if (
-            partition is None
-            and timestamp is None
-            and headers is None
-            and schema is None
-            and key_serializer is None
-            and value_serializer is None
-            and callback is None
-        ):
-            future = state.plain(key, value)
-        else:
-            future = state.promise(
-                key, value, partition, timestamp, headers, schema, key_serializer, value_serializer, callback
+        try:
+            if (
+                partition is None
+                and timestamp is None
+                and headers is None
+                and schema is None
+                and key_serializer is None
+                and value_serializer is None
+                and callback is None
+            ):
+                future = state.plain(key, value)
+            else:
+                future = state.promise(
+                    key, value, partition, timestamp, headers, schema, key_serializer, value_serializer, callback
+                )
+        except NotReady as pending:
+            future = await state.promise_when_ready(
+                pending, key, value, partition, timestamp, headers, schema, key_serializer, value_serializer, callback
             )
         if run.pacer.due():
             await trio.lowlevel.checkpoint()
@@ -377,12 +382,13 @@ class Topic(Channel[T]):
             BufferFull: no room in the producer's buffer.
             trio.WouldBlock: `eager_partitioning`, and the number of the topic's partitions is not known yet.
             EncodeError: key or value cannot be encoded.
+            NotReady: its codec has to ask a schema registry first, for which this cannot wait.
             TypeError, ValueError: a value that its option does not take.
             ImproperlyConfigured: this describes a pattern, or several topics.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         run = current_run(self.app)
-        future = self.serdes(run).promise(
+        future = self.serdes(run).promise_now(
             key, value, partition, timestamp, headers, schema, key_serializer, value_serializer, callback
         )
         if eager_partitioning:
@@ -400,12 +406,13 @@ class Topic(Channel[T]):
 
         Raises:
             EncodeError: key or value cannot be encoded.
+            NotReady: its codec has to ask a schema registry first, for which this cannot wait.
             TypeError, ValueError: a value that its option does not take.
             ImproperlyConfigured: this describes a pattern, or several topics.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         check_known(f"a message to {self._shown}", options, MessageOptions)
-        return self.serdes(current_run(self.app)).promise(key, value, **options)
+        return self.serdes(current_run(self.app)).promise_now(key, value, **options)
 
     async def publish_message(self, fut: FutureMessage, wait: bool = True) -> FutureMessage:
         producer = current_run(self.app).producer

@@ -6,7 +6,7 @@ trio.
 
 from . import codecs
 from .codecs import CODEC_LIMITS, Codec, CodecLimits, UnsafeCodec, get_codec
-from .errors import DecodeError, EncodeError, FieldError, ValidationError
+from .errors import DecodeError, EncodeError, FieldError, NotReady, Unavailable, ValidationError
 from .fields import field
 from .record import Record
 from .schema import Encoder, Schema
@@ -15,4 +15,4 @@ from .serde import Serde, key_serde, value_serde
 __all__ = ["Record", "field"]
 __all__ += ["CODEC_LIMITS", "Codec", "CodecLimits", "UnsafeCodec", "codecs", "get_codec"]
 __all__ += ["Encoder", "Schema", "Serde", "key_serde", "value_serde"]
-__all__ += ["DecodeError", "EncodeError", "FieldError", "ValidationError"]
+__all__ += ["DecodeError", "EncodeError", "FieldError", "NotReady", "Unavailable", "ValidationError"]

@@ -21,11 +21,13 @@ from .encodings import (
     MsgpackCodec,
     PickleCodec,
     RawCodec,
+    TopicCodec,
     UnsafeCodec,
+    WholeCodec,
     YAMLCodec,
 )
 
-__all__ = ["CODEC_LIMITS", "Codec", "CodecLimits", "UnsafeCodec"]
+__all__ = ["CODEC_LIMITS", "Codec", "CodecLimits", "TopicCodec", "UnsafeCodec", "WholeCodec"]
 __all__ += [
     "BinaryCodec",
     "Chain",

@@ -17,7 +17,7 @@ import orjson
 
 from .plain import dump_json
 
-__all__ = ["CODEC_LIMITS", "Codec", "CodecLimits", "UnsafeCodec"]
+__all__ = ["CODEC_LIMITS", "Codec", "CodecLimits", "TopicCodec", "UnsafeCodec", "WholeCodec"]
 __all__ += [
     "BinaryCodec",
     "Chain",
@@ -28,7 +28,7 @@ __all__ += [
     "RawCodec",
     "YAMLCodec",
 ]
-__all__ += ["is_raw", "is_value", "refusal_of"]
+__all__ += ["is_raw", "is_value", "is_whole", "of_topic", "refusal_of"]
 
 
 @runtime_checkable
@@ -37,12 +37,38 @@ class Codec(Protocol):
 
     It raises any `ValueError` or `TypeError` on what it cannot do; the serde around it says which type and where.
     It may have more: `native`, a frozenset of further classes whose values it is given as they are, such as bytes (with
-    `object` in it, untyped values of any class); `limited(limits)`, which gives the codec to use under some `CodecLimits`.
+    `object` in it, untyped values of any class); `limited(limits)`, which gives the codec to use under some `CodecLimits`;
+    or be a `TopicCodec`.
     """
 
     def dumps(self, obj: Any, /) -> bytes: ...
 
     def loads(self, data: bytes, /) -> Any: ...
+
+
+@runtime_checkable
+class TopicCodec(Codec, Protocol):
+    """A codec that has to know whose keys or values it makes, such as one that keeps a schema for them at a registry."""
+
+    def for_topic(self, topic: str | None, type: Any, /, *, is_key: bool) -> WholeCodec:
+        """The codec for the keys or values of one topic, of this type (`Any`: untyped); the same one each time.
+
+        `topic` is None where there is no topic; such a codec decodes.
+        """
+        ...
+
+
+class WholeCodec(Codec, Protocol):
+    """A codec that knows the type: its `dumps` is given values as they are, records too. It can be hashed.
+
+    Its `loads` may give datetimes, dates, times, Decimals, UUIDs and bytes within its dicts and lists.
+
+    Attributes:
+        complete: what `loads` gives is of the type already, and is taken as it is.
+    """
+
+    @property
+    def complete(self) -> bool: ...
 
 
 class UnsafeCodec(ValueError):
@@ -335,4 +361,18 @@ def is_value(codec: Codec) -> bool:
     """Whether a codec is ours: equal ones do the same, and they can be hashed."""
     if isinstance(codec, Chain):
         return all(map(is_value, (codec.head, *codec.transforms)))
-    return type(codec) in _VALUES
+    return type(codec) in _VALUES or is_whole(codec)
+
+
+def is_whole(codec: Codec) -> bool:
+    """Whether a codec is a `WholeCodec`."""
+    return hasattr(codec, "complete")
+
+
+def of_topic(codec: Codec, topic: str | None, tp: Any, *, is_key: bool) -> Codec:
+    """The codec for the keys or values of one topic; most are for all."""
+    if type(codec) in _VALUES:
+        return codec
+    if isinstance(codec, Chain):
+        return Chain(of_topic(codec.head, topic, tp, is_key=is_key), codec.transforms)
+    return codec.for_topic(topic, tp, is_key=is_key) if isinstance(codec, TopicCodec) else codec

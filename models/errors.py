@@ -5,12 +5,13 @@ Raised by `serde`, shown in logs by everyone above.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
 __all__ = ["DecodeError", "EncodeError", "FieldError", "ValidationError"]
+__all__ += ["NotReady", "Unavailable"]
 __all__ += ["Mismatch", "field_path", "key_path", "mismatch", "short", "unencodable"]
 
 SHOWN = 60  # characters of a bad value worth a place in a log line
@@ -139,6 +140,28 @@ class EncodeError(ValueError):
 def unencodable(name: str, value: Any, exc: Exception, reason: str = "") -> EncodeError:
     """The error for a value that a codec refused."""
     return EncodeError(name, short(value), reason or str(exc) or type(exc).__name__)
+
+
+class NotReady(Exception):
+    """A codec has to fetch something before it can do this: it is no failure yet.
+
+    A codec is synchronous and runs in the thread of the loop, so it does no I/O itself. Whoever called it runs `work` in
+    a thread, and then calls the codec again, which has an answer now: a value, or an error that is final. It may
+    also raise `NotReady` for the next thing that it needs. The serdes let it through as it is.
+
+    Attributes:
+        what: the thing that is missing, for logs: "schema 7 of http://registry:8081".
+        work: a plain blocking function that gets it. Raises `Unavailable` when it has to be tried again later.
+    """
+
+    def __init__(self, what: str, work: Callable[[], None]) -> None:
+        super().__init__(what)
+        self.what = what
+        self.work = work
+
+
+class Unavailable(Exception):
+    """What a codec has to fetch cannot be had at the moment: its server is away, or too busy. Try again later."""
 
 
 class Mismatch(Exception):

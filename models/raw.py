@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .encodings import RawCodec
-from .errors import DecodeError, EncodeError, FieldError, short, unencodable
+from .errors import DecodeError, EncodeError, FieldError, NotReady, short, unencodable
 from .hints import type_name
 from .plain import dump_json
 
@@ -89,6 +89,8 @@ def raw_dumps(tp: Any, own_form: Callable[[Any], bytes | None]) -> Callable[[Any
                 return own
             return write(value)
         except EncodeError:
+            raise
+        except NotReady:
             raise
         except Exception as exc:
             raise unencodable(name, value, exc) from exc

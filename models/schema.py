@@ -65,6 +65,7 @@ class Schema:
         self.allow_empty = allow_empty
         self._defaults: tuple[str | Codec, str | Codec] = ("raw", "json")
         self._limits = CODEC_LIMITS
+        self._topic: str | None = None
         self._origin: Schema | None = None  # what this is a run's copy of
 
     # -- to be overridden ----------------------------------------------------------------------------------
@@ -90,12 +91,12 @@ class Schema:
     def key_serde(self, serializer: str | Codec | None = None) -> Serde[Any]:
         """How keys travel in this run, or would with another serializer. Raises `LookupError` for an unknown one."""
         chosen = self.key_serializer if serializer is None else serializer
-        return key_serde(self.key_type, chosen, default=self._defaults[0], limits=self._limits)
+        return key_serde(self.key_type, chosen, default=self._defaults[0], limits=self._limits, topic=self._topic)
 
     def value_serde(self, serializer: str | Codec | None = None) -> Serde[Any]:
         """How values travel in this run, or would with another serializer. Raises `LookupError` for an unknown one."""
         chosen = self.value_serializer if serializer is None else serializer
-        return value_serde(self.value_type, chosen, default=self._defaults[1], limits=self._limits)
+        return value_serde(self.value_type, chosen, default=self._defaults[1], limits=self._limits, topic=self._topic)
 
     # -- for channels --------------------------------------------------------------------------------------
 
@@ -122,8 +123,9 @@ class Schema:
         key_serializer: str | Codec = "raw",
         value_serializer: str | Codec = "json",
         limits: CodecLimits = CODEC_LIMITS,
+        topic: str | None = None,
     ) -> Self:
-        """A copy that uses these where it names none, and decodes within these limits: what a run uses.
+        """A copy that uses these where it names none, and decodes within these limits: what a run uses for a topic.
 
         Raises:
             LookupError: an unknown serializer.
@@ -133,6 +135,7 @@ class Schema:
         bound._origin = self._origin or self
         bound._defaults = (get_codec(key_serializer), get_codec(value_serializer))
         bound._limits = limits
+        bound._topic = topic
         if not (bound.custom_loads or bound.custom_dumps):
             bound.key_serde()
             bound.value_serde()
@@ -193,6 +196,13 @@ class Schema:
     def value_form(self) -> object:
         """The same object where values have the same bytes."""
         return self._origin or self if self._custom_values() else self.value_serde()
+
+    @property
+    def value_reading(self) -> object:
+        """The same object where what one writes the other reads: as `value_form`, whatever the topic."""
+        if self._custom_values():
+            return self.value_form
+        return value_serde(self.value_type, self.value_serializer, default=self._defaults[1], limits=self._limits)
 
     def _custom_values(self) -> bool:
         return type(self).loads_value is not Schema.loads_value or type(self).dumps_value is not Schema.dumps_value
@@ -256,10 +266,13 @@ class _Regrouped(Schema):
         key_serializer: str | Codec = "raw",
         value_serializer: str | Codec = "json",
         limits: CodecLimits = CODEC_LIMITS,
+        topic: str | None = None,
     ) -> Self:
-        bound = super().bound(key_serializer=key_serializer, value_serializer=value_serializer, limits=limits)
+        bound = super().bound(
+            key_serializer=key_serializer, value_serializer=value_serializer, limits=limits, topic=topic
+        )
         bound._values = self._values.bound(
-            key_serializer=key_serializer, value_serializer=value_serializer, limits=limits
+            key_serializer=key_serializer, value_serializer=value_serializer, limits=limits, topic=topic
         )
         return bound
 

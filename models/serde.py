@@ -17,8 +17,19 @@ from .build import EXPLAINING, FAST
 from .classes import is_class_like, unwrap
 from .codecs import get_codec
 from .containers import failures
-from .encodings import CODEC_LIMITS, Chain, Codec, CodecLimits, JSONCodec, RawCodec, is_raw, is_value
-from .errors import DecodeError, FieldError, short, unencodable
+from .encodings import (
+    CODEC_LIMITS,
+    Chain,
+    Codec,
+    CodecLimits,
+    JSONCodec,
+    RawCodec,
+    is_raw,
+    is_value,
+    is_whole,
+    of_topic,
+)
+from .errors import DecodeError, FieldError, NotReady, short, unencodable
 from .hints import type_name
 from .leaves import Hook
 from .plain import dump_json, plain, wire_dict
@@ -39,7 +50,7 @@ class Serde(Generic[T]):
     """How values of one type travel.
 
     `loads` takes bytes or None and raises `DecodeError`; `dumps` takes a value or None and raises
-    `EncodeError`. Keep the two in local variables where they are called per message.
+    `EncodeError`; both let a codec's `NotReady` through. Keep the two in local variables where they are called per message.
     """
 
     type: Any
@@ -59,6 +70,7 @@ def value_serde(
     *,
     default: str | Codec = "json",
     limits: CodecLimits = CODEC_LIMITS,
+    topic: str | None = None,
 ) -> Serde[T]: ...
 @overload
 def value_serde(
@@ -67,6 +79,7 @@ def value_serde(
     *,
     default: str | Codec = "json",
     limits: CodecLimits = CODEC_LIMITS,
+    topic: str | None = None,
 ) -> Serde[Any]: ...
 def value_serde(
     type: Any,
@@ -74,6 +87,7 @@ def value_serde(
     *,
     default: str | Codec = "json",
     limits: CodecLimits = CODEC_LIMITS,
+    topic: str | None = None,
 ) -> Serde[Any]:
     """The serde of a value type.
 
@@ -83,7 +97,8 @@ def value_serde(
     (it has bytes, str, int and float) use JSON. Annotations are resolved here: call it when all modules are
     loaded.
 
-    `limits` say what decoding may do: whether a pickle is loaded, how large a message may get.
+    `limits` say what decoding may do: whether a pickle is loaded, how large a message may get. `topic` is for codecs that
+    have to know it (`TopicCodec`).
 
     Raises `LookupError` for an unknown codec, `TypeError` for a type that can't be decoded.
 
@@ -91,6 +106,18 @@ def value_serde(
     Traceback (most recent call last):
     famulus.models.errors.DecodeError: $['a']: expected int, got '1' (str)
     """
+    return _serde(type, serializer, default, limits, topic, is_key=False)
+
+
+def _serde(
+    type: Any,
+    serializer: str | Codec | None,
+    default: str | Codec,
+    limits: CodecLimits,
+    topic: str | None,
+    *,
+    is_key: bool,
+) -> Serde[Any]:
     tp = unwrap(type)
     if tp is None or tp is object:
         tp = Any
@@ -106,6 +133,7 @@ def value_serde(
         codec = get_codec("raw" if tp is bytes else default, limits)
         if is_raw(codec) and not has_raw_form(tp):
             codec = get_codec("json")
+    codec = of_topic(codec, topic, tp, is_key=is_key)
     named = serializer is not None
     # Ours are values. Of another codec the id: the serde keeps it alive, so that stays its own.
     key = (tp, codec if is_value(codec) else id(codec), named)
@@ -127,6 +155,7 @@ def key_serde(
     *,
     default: str | Codec = "raw",
     limits: CodecLimits = CODEC_LIMITS,
+    topic: str | None = None,
 ) -> Serde[T]: ...
 @overload
 def key_serde(
@@ -135,6 +164,7 @@ def key_serde(
     *,
     default: str | Codec = "raw",
     limits: CodecLimits = CODEC_LIMITS,
+    topic: str | None = None,
 ) -> Serde[Any]: ...
 def key_serde(
     type: Any,
@@ -142,6 +172,7 @@ def key_serde(
     *,
     default: str | Codec = "raw",
     limits: CodecLimits = CODEC_LIMITS,
+    topic: str | None = None,
 ) -> Serde[Any]:
     """The serde of a key type: as for values, but raw by default.
 
@@ -151,7 +182,7 @@ def key_serde(
     >>> key_serde(int).dumps(42), key_serde(str).loads(b"ada")
     (b'42', 'ada')
     """
-    return value_serde(type, serializer, default=default, limits=limits)
+    return _serde(type, serializer, default, limits, topic, is_key=True)
 
 
 def _build(tp: Any, codec: Codec, named: bool) -> Serde[Any]:
@@ -159,7 +190,8 @@ def _build(tp: Any, codec: Codec, named: bool) -> Serde[Any]:
         return _chained(_build(tp, codec.head, named), codec)
     if isinstance(codec, RawCodec):
         return Serde(tp, codec, raw_loads(tp), raw_dumps(tp, _own_form))
-    loader = _untyped_loads(codec) if tp is Any else _typed_loads(tp, codec)
+    untyped = tp is Any or getattr(codec, "complete", False)
+    loader = _untyped_loads(codec) if untyped else _typed_loads(tp, codec)
     return Serde(tp, codec, loader, _dumps(tp, codec, named))
 
 
@@ -185,6 +217,8 @@ def _chained(inner: Serde[Any], codec: Chain) -> Serde[Any]:
             return None
         try:
             return apply(data)
+        except NotReady:
+            raise
         except Exception as exc:
             raise unencodable(repr(codec), value, exc) from exc
 
@@ -202,6 +236,8 @@ def _typed_loads(tp: Any, codec: Codec) -> Loads:
             return None
         try:
             return structure(parse(data), None)
+        except NotReady:
+            raise
         except Exception as exc:
             failed = exc
         raise _explain(tp, name, codec, data, failed) from failed
@@ -217,6 +253,8 @@ def _untyped_loads(codec: Codec) -> Loads:
             return None
         try:
             return parse(data)
+        except NotReady:
+            raise
         except Exception as exc:
             failed = exc
         raise _undecodable(f"{_codec_name(codec)} data", data, failed) from failed
@@ -274,16 +312,23 @@ def _dumps(tp: Any, codec: Codec, named: bool) -> Dumps:
     native = getattr(codec, "native", _NOTHING)
     encode: Callable[[Any], bytes] = dump_json if isinstance(codec, JSONCodec) else _plain_first(codec)
     name = "a value" if tp is Any else type_name(tp)
+    if is_whole(codec):  # it looks at the value itself
+        return _plain_dumps(name, codec.dumps)
     if tp is Any:
         return _untyped_dumps(codec.dumps if object in native else encode, named, passes=not native)
     if is_class_like(tp) and not issubclass(cls, dict):
         return _class_dumps(tp, cls, name, encode, isinstance(codec, JSONCodec))
+    return _plain_dumps(name, encode)
 
+
+def _plain_dumps(name: str, encode: Callable[[Any], bytes]) -> Dumps:
     def dumps(value: Any) -> bytes | None:
         if value is None:
             return None
         try:
             return encode(value)
+        except NotReady:
+            raise
         except Exception as exc:
             raise unencodable(name, value, exc) from exc
 
@@ -308,6 +353,8 @@ def _class_dumps(tp: Any, cls: type, name: str, encode: Callable[[Any], bytes], 
         if value.__class__ is cls:
             try:
                 return encode(as_dict(value))
+            except NotReady:
+                raise
             except Exception as exc:
                 raise unencodable(name, value, exc) from exc
         if value is None:
@@ -318,6 +365,8 @@ def _class_dumps(tp: Any, cls: type, name: str, encode: Callable[[Any], bytes], 
                 # Not a value of this type, but perhaps one in all but name, such as a dict: only if readers
                 # can decode it.
                 FAST.hook(tp)(plain(value), None)
+        except NotReady:
+            raise
         except Exception as exc:
             reason = "" if isinstance(value, cls) else f"it is no {name}"
             raise unencodable(name, value, exc, reason) from exc
@@ -339,6 +388,8 @@ def _untyped_dumps(encode: Callable[[Any], bytes], named: bool, passes: bool) ->
             return value_serde(cls).dumps(value)  # the record's own serializer
         try:
             return encode(value)
+        except NotReady:
+            raise
         except Exception as exc:
             raise unencodable("a value", value, exc) from exc
 
