@@ -14,6 +14,7 @@ import trio
 import famulus
 from famulus import SchemaRegistry
 from famulus.channels.memory import MemoryBroker
+from famulus.channels.message import Headers
 from famulus.models import codecs
 from famulus.testing import StubRegistry
 
@@ -340,3 +341,87 @@ async def test_a_codec_with_a_name_serves_topics_records_and_settings(stub: Stub
         await topics[1].send(Order("ada", 1))
         await topics[2].send(Payment(1), key=Order("ada", 1))
     assert list(stub.subjects) == ["by-name-value", "by-setting-value", "by-record-key", "by-record-value"]
+
+
+async def test_a_rebalance_does_not_wait_for_the_registry_and_loses_nothing(
+    broker: MemoryBroker, stub: StubRegistry
+) -> None:
+    writer = famulus.App("writer", broker=url_of(broker))
+    topic = writer.topic("orders", value_type=Order, value_serializer=SchemaRegistry(stub.url).avro(), partitions=4)
+    async with famulus.open_app(writer):
+        for number in range(40):
+            await topic.send(Order("ada", number), partition=number % 4)
+    stub.stop()
+    one, seen_by_one = reading(broker, stub)
+    two, seen_by_two = reading(broker, stub)
+    async with famulus.open_app(one):
+        await trio.sleep(10)
+        with trio.fail_after(5):
+            async with famulus.open_app(two):  # it is up when it has its partitions
+                assert seen_by_one == seen_by_two == []
+                stub.start()
+                await until_all(seen_by_one, seen_by_two, count=40)
+    assert seen_by_one
+    assert seen_by_two
+    assert len(seen_by_one) + len(seen_by_two) == 40
+
+
+async def until_all(*seen: list[object], count: int) -> None:
+    while len({order.cents for part in seen for order in part if isinstance(order, Order)}) < count:
+        await trio.sleep(0.01)
+
+
+async def test_a_schema_of_the_users_may_choose_a_codec_with_a_registry(
+    broker: MemoryBroker, stub: StubRegistry, named: str
+) -> None:
+    class ByHeader(famulus.Schema):
+        def loads_value(self, data: bytes, headers: Headers) -> Any:
+            return self.value_serde(dict(headers)["codec"].decode()).loads(data)
+
+        def dumps_value(self, value: Any, headers: Headers) -> tuple[bytes | None, Headers]:
+            codec = "json" if value.cents < 0 else named
+            return self.value_serde(codec).dumps(value), (*headers, ("codec", codec.encode()))
+
+    app = famulus.App("choosing", broker=url_of(broker))
+    topic = app.topic("orders", schema=ByHeader(value_type=Order), partitions=1)
+    seen: list[object] = []
+
+    @app.agent(topic)
+    async def reader(stream: famulus.Stream[Order]) -> None:
+        async for order in stream:
+            seen.append(order)
+
+    async with famulus.open_app(app):
+        stub.fail(2)
+        for cents in (-1, 1, -2, 2):
+            await topic.send(Order("ada", cents))
+        await until(seen, 4)
+    assert seen == [Order("ada", cents) for cents in (-1, 1, -2, 2)]
+    assert list(stub.subjects) == ["orders-value"]
+
+
+async def test_a_channel_over_something_else_waits_for_the_registry_too(stub: StubRegistry) -> None:
+    class Wire(famulus.Channel[Order]):
+        async def listen(self, intake: famulus.Intake, *, task_status: trio.TaskStatus[Any]) -> None:
+            task_status.started()
+            for data in (b"\0\0\0\0\1\x06ada\x02", b"\0\0\0\0\1\x06bob\x04"):
+                await intake.deliver(data)
+            await trio.sleep_forever()
+
+    stub.register(
+        "wire",
+        '{"type": "record", "name": "Order", "fields": [{"name": "account", "type": "string"}, \
+                  {"name": "cents", "type": "long"}]}',
+    )
+    stub.fail(2)
+    app = famulus.App("wired")
+    seen: list[object] = []
+
+    @app.agent(Wire(app, value_type=Order, value_serializer=SchemaRegistry(stub.url).avro()))
+    async def reader(stream: famulus.Stream[Order]) -> None:
+        async for order in stream:
+            seen.append(order)
+
+    async with famulus.open_app(app):
+        await until(seen, 2)
+    assert seen == [Order("ada", 1), Order("bob", 2)]
