@@ -169,6 +169,8 @@ class Subscription(ABC):
             self._closed = True
             if self in (readers := readers_of(self.run, self.channel)):
                 readers.remove(self)
+            if not readers:
+                self.run.forget(("readers", self.channel))
             self._detach(leave)
             if self.feeder is not None:
                 self.feeder.close()
