@@ -90,9 +90,7 @@ async def test_an_agent_that_crashes_again_and_again_leaves_nothing_behind(concu
     local = app.channel(value_type=int)
     crashes = 0
 
-    @app.agent(
-        numbers, concurrency=concurrency, supervisor_strategy=famulus.OneForOneSupervisor(max_restarts=math.inf)
-    )
+    @app.agent(numbers, concurrency=concurrency, supervisor_strategy=famulus.OneForOneSupervisor(max_restarts=math.inf))
     async def crashing(stream: famulus.Stream[int]) -> None:
         nonlocal crashes
         regrouped = (stream & others.stream()).through("via").group_by(str, name="text")
