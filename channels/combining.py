@@ -10,6 +10,7 @@ import trio
 from ..models import Schema
 from .cursor import BadMessage, Cursor, Thrown
 from .event import Event
+from .likeness import alike
 from .steps import Step, StepsOfParts, any_type_of, changes_values, mapped_type
 from .subscription import Subscription
 
@@ -65,7 +66,7 @@ class CombinedSubscription(Subscription):
         """That of all parts, or a plain one for whatever they have in common."""
         schemas = [part.schema for part in self._parts]
         first = schemas[0]
-        if all(_alike(first, schema) for schema in schemas):
+        if all(alike(first, schema) for schema in schemas):
             return first
         return Schema(
             key_type=_common([schema.key_type for schema in schemas]),
@@ -106,14 +107,6 @@ class CombinedSubscription(Subscription):
             cursor.close(release=read_on)
             if leave:
                 self.run.conductor.unwatch(cursor)
-
-
-def _alike(first: Schema, second: Schema) -> bool:
-    return first is second or (
-        type(first) is type(second) is Schema
-        and (first.key_type, first.value_type) == (second.key_type, second.value_type)
-        and (first.key_serializer, first.value_serializer) == (second.key_serializer, second.value_serializer)
-    )
 
 
 def _common(values: Sequence[Any]) -> Any:

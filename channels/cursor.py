@@ -79,6 +79,8 @@ class Cursor(ABC):
 
     __slots__ = (
         "__weakref__",
+        "_heir",
+        "_released",
         "_waiting",
         "acks",
         "event",
@@ -124,6 +126,8 @@ class Cursor(ABC):
         self.on_wake: Callable[[], None] | None = None
         self.once_done: Callable[[], None] | None = None
         self._waiting: trio.CancelScope | None = None
+        self._released: Container[str] | None = None  # once it is closed
+        self._heir: Callable[[Event[Any]], None] | None = None  # once it is handed over
 
     def bind(self, hand: Hand) -> None:
         """It belongs to this hand from now on."""
@@ -188,6 +192,13 @@ class Cursor(ABC):
     def deliver_again(self, event: Event[Any]) -> None:
         """Redeliver this event before anything new, in the order of its log, and wake the stream if it waits."""
         message = event.message
+        if self._released is not None:  # an output of what it finished has failed since
+            if message.topic in self._released:
+                event.abandon()
+            return
+        if self._heir is not None:
+            self._heir(event)
+            return
         for place, other in enumerate(self.redeliver):
             if isinstance(other, Event) and other.message.tp == message.tp and other.message.offset > message.offset:
                 self.redeliver.insert(place, event)
@@ -265,16 +276,25 @@ class Cursor(ABC):
         self.give_again([event.repeat()])
         self.let_go()
 
-    def hand_over(self, others: Sequence[Cursor]) -> None:
-        """It is read no more: another one of the same reader gets what it has not finished, where there is one."""
+    def hand_over(self, to: Callable[[Event[Any]], None]) -> None:
+        """It is read no more: what it has not finished goes there, now and if an output of it fails later."""
         self.give_back()
         self.stopping = True
+        self._heir = to
         waiting = [event for event in self.redeliver if isinstance(event, Event)]
         self.redeliver.clear()
-        for event in waiting if others else ():
-            event.cursor = others[0]
-            event.on_failure = others[0].failures
-            others[0].deliver_again(event)
+        for event in waiting:
+            to(event)
+
+    @property
+    def handed_over(self) -> bool:
+        return self._heir is not None
+
+    def inherit(self, event: Event[Any]) -> None:
+        """Deliver what another cursor of the same reader has not finished."""
+        event.cursor = self
+        event.on_failure = self.failures
+        self.deliver_again(event)
 
     def behind(self) -> bool:
         """Whether it waits for messages that it may still take though their partition is given up."""
@@ -292,6 +312,7 @@ class Cursor(ABC):
 
     def abandon_all(self, topics: Container[str]) -> None:
         """Its reader goes for good: others no longer wait for what it has taken of these topics."""
+        self._released = topics
         self.ungather()
         taken = [*self.redeliver] if self.event is None or not self.acks else [*self.event.parts, *self.redeliver]
         for event in taken:
@@ -346,12 +367,12 @@ class EventCursor(Cursor):
                 self.prepare(event)
         return event
 
-    def hand_over(self, others: Sequence[Cursor]) -> None:
+    def hand_over(self, to: Callable[[Event[Any]], None]) -> None:
         if self._next is not None:
             self._next.cursor = self
             self.redeliver.append(self._next)
             self._next = None
-        super().hand_over(others)
+        super().hand_over(to)
 
     async def _take(self) -> None:
         self._next = await self._inbox.take()
@@ -362,6 +383,7 @@ class EventCursor(Cursor):
 
     def close(self, *, release: Container[str]) -> None:
         self.stopping = True
+        self._released = ()
         if release:  # no log has any of it
             self.abandon_all(_Everything())
             if self._next is not None:
@@ -473,8 +495,8 @@ class BatchCursor(Cursor):
         except NotReady:  # it was ready when the event came: the codec has forgotten it since
             return event.value
 
-    def hand_over(self, others: Sequence[Cursor]) -> None:
-        super().hand_over(others)
+    def hand_over(self, to: Callable[[Event[Any]], None]) -> None:
+        super().hand_over(to)
         rest = self.rest
         self.inbox.used(self._length - len(rest))
         self.inbox.put_back(rest)

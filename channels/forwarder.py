@@ -165,6 +165,8 @@ class Forwarder:
         Args:
             awaiting: gives the key, where the function has been called already.
         """
+        if event.attempt > 1 and self._failures is None:  # nobody else says how long to wait, or when to give up
+            await trio.sleep(self._pause(event.attempt))
         try:
             made = await self._make(event) if awaiting is None else (await awaiting, event.value)
             if made is not None:
@@ -175,6 +177,11 @@ class Forwarder:
         except Exception as error:  # of a function, or in encoding what it gave: this event's alone
             event.acked = True
             (self._failures or self._skip)(event, error)
+
+    def _pause(self, attempt: int) -> float:
+        """Seconds before this attempt, each time longer; what comes after it waits too."""
+        options = self.run.options
+        return min(options.broker_retry_backoff * 2.0 ** min(attempt - 2, 60), options.broker_retry_backoff_max)
 
     async def _send(self, event: Event[Any], key: Any, value: Any) -> None:
         target = self.target

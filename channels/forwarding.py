@@ -8,6 +8,7 @@ from ..models import NotReady
 from .event import UNCHANGED, Event
 from .future import FutureMessage
 from .hand import current_hand
+from .likeness import topic_like
 from .message import Headers, HeadersArg, as_headers, as_partition, as_timestamp
 from .runs import current_run
 
@@ -22,8 +23,6 @@ __all__ = ["Carrier", "carry", "forward", "target_of"]
 
 def target_of(event: Event[Any], channel: Channel[Any] | str) -> Channel[Any]:
     """The channel that is meant; a name means a topic with the types of the channel that the event came from."""
-    from .topic import Topic
-
     if not isinstance(channel, str):
         return channel
     if event.cursor is None or event.cursor.subscription is None:
@@ -31,16 +30,7 @@ def target_of(event: Event[Any], channel: Channel[Any] | str) -> Channel[Any]:
             f"{event!r} came from no stream, so the topic {channel!r} has no App: give app.topic({channel!r})"
         )
     reader = event.cursor.subscription
-    source = reader.channel
-
-    def make() -> Topic[Any]:
-        return Topic(
-            source.app,
-            channel,
-            schema=source.schema,
-        )
-
-    return reader.run.state(("topic like", source, channel), make)
+    return topic_like(reader.run, reader.channel.app, channel, reader.channel.schema)
 
 
 async def forward(

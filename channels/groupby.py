@@ -13,6 +13,7 @@ from .errors import ImproperlyConfigured, TopicMismatch, UnknownTopic
 from .event import UNCHANGED
 from .forwarder import Forwarder
 from .hand import Hand
+from .likeness import topic_like
 from .retry import Retry
 from .steps import Step, mapped_type
 from .subscription import Subscription
@@ -145,17 +146,7 @@ def named(source: Subscription, steps: tuple[Step, ...], channel: Channel[Any] |
         assert channel.destination  # or it raises
     if not isinstance(channel, str):
         return channel
-    value_type = mapped_type(steps) or source.value_type
-
-    def make() -> Topic[Any]:
-        return Topic(
-            source.run.app,
-            channel,
-            value_type=value_type,
-            schema=source.schema,
-        )
-
-    return source.run.state(("topic like", source, channel, repr(value_type)), make)
+    return topic_like(source.run, source.run.app, channel, source.schema, mapped_type(steps) or source.value_type)
 
 
 def _derive(
@@ -242,4 +233,5 @@ class _Regrouping(Forwarder):
     def close(self) -> None:
         super().close()
         self.run.forget(("regrouped", self.target.name))
+        self.run.forget(self.target)
         Trimmer.of(self.run).topics.discard(self.target.name)

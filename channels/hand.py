@@ -223,7 +223,7 @@ class Hand:
         if self.crew is None or self.crew.leave(source, self, for_good=for_good):
             source.close(leave=leave)
         elif for_good:
-            self._cursors.pop(source, None)
+            self._cursors = {source: cursor for source, cursor in self._cursors.items() if not cursor.handed_over}
 
     def come_to_first(self) -> None:
         """The task has come to its first stream: what it has made until now, to combine with that, is made at each start."""

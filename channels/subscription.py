@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ..models import Schema, UnsafeCodec
 from .cursor import BadMessage, BatchCursor, Cursor, EventCursor, SchemaCursor
 from .dead_letters import settle_undecodable
 from .errors import ImproperlyConfigured, UnknownTopic
+from .event import Event
 from .inbox import BatchInbox, EventInbox
 from .local import LocalState
 from .readers import Interest, without_letters
@@ -59,6 +60,8 @@ class Subscription(ABC):
         self.feeder: Forwarder | None = None
         self._cursors: list[Cursor] = []
         self._thrown: list[BaseException] = []
+        self._left: list[Event[Any]] = []  # not finished by those who have left
+        self._released: Container[str] = ()  # topics that others go on reading once it is closed
         self._start_lock = trio.Lock()
         self._started = False
         self._closed = False
@@ -117,6 +120,10 @@ class Subscription(ABC):
         for error in self._thrown:
             cursor.throw(error)
         self._thrown = []
+        left, self._left = self._left, []
+        for event in left:
+            cursor.inherit(event)
+            event.on_failure = hand.failures  # the cursor is the hand's in a moment
         return cursor
 
     @abstractmethod
@@ -140,11 +147,22 @@ class Subscription(ABC):
         return any(cursor.waiting for cursor in self._cursors)
 
     def hand_over(self, hand: Hand) -> None:
-        """One of those who share it reads it no more: another gets what it has not finished."""
+        """One of those who share it reads it no more, nor what it is part of: another gets what it has not finished."""
+        for subscription in [*self.derived.values(), *self.combinations.values()]:
+            subscription.hand_over(hand)
         for cursor in [cursor for cursor in self._cursors if cursor.hand is hand]:
             self._cursors.remove(cursor)
             self.run.conductor.unwatch(cursor)
-            cursor.hand_over(self._cursors)
+            cursor.hand_over(self._inherit)
+
+    def _inherit(self, event: Event[Any]) -> None:
+        """Nobody may read it at present: those who share it come to their streams one after the other."""
+        if self._cursors:
+            self._cursors[0].inherit(event)
+        elif not self._closed:
+            self._left.append(event)
+        elif event.message.topic in self._released:
+            event.abandon()
 
     async def decode_error(self, bad: BadMessage) -> None:
         """Do what the channel says about undecodable input, and tell its handlers."""
@@ -169,7 +187,12 @@ class Subscription(ABC):
             self._closed = True
             if self in (readers := readers_of(self.run, self.channel)):
                 readers.remove(self)
+            if not readers:
+                self.run.forget(("readers", self.channel))
             self._detach(leave)
+            left, self._left = self._left, []
+            for event in left:
+                self._inherit(event)
             if self.feeder is not None:
                 self.feeder.close()
             for subscription in [*self.derived.values(), *self.combinations.values()]:
@@ -227,6 +250,7 @@ class ChannelSubscription(InboxSubscription):
         self.channel.detach(self.run, self._inbox)
         super()._detach(leave)
         if leave:
+            self._released = (self.channel.name,)
             self._abandon()
             for cursor in self._cursors:
                 self.run.conductor.unwatch(cursor)
@@ -283,7 +307,7 @@ class TopicSubscription(Subscription):
 
     def _detach(self, leave: bool) -> None:
         conductor = self.run.conductor
-        others = conductor.remove(self._inbox, leave=leave)
+        others = self._released = conductor.remove(self._inbox, leave=leave)
         for cursor in self._cursors:
             cursor.close(release=others)
             if leave:

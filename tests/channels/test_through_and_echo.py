@@ -420,3 +420,26 @@ async def test_a_question_that_cannot_be_decoded_is_answered_with_that(broker: M
     async with famulus.open_app(app):
         with trio.fail_after(100), pytest.raises(famulus.AgentError, match=r"int"):
             await liar.ask("no number")
+
+
+async def test_what_no_agent_answers_for_is_sent_on_again_after_a_pause(broker: MemoryBroker) -> None:
+    """A topic that refuses it does not keep the program busy."""
+    app = famulus.App("patient", broker=f"memory://{broker.name}")
+    numbers = app.topic("numbers", value_type=int)
+    seen: list[int] = []
+    async with famulus.open_app(app) as running, trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            async for number in numbers.stream().through("onward"):
+                seen.append(number)
+
+        nursery.start_soon(read)
+        await trio.sleep(1)
+        broker.faults.fail_produce(topic="onward", times=None, error=famulus.ProduceError("refused"))
+        await numbers.send(1)
+        await trio.sleep(60)
+        assert 5 < running.statistics().deliveries_failed < 30
+        broker.faults.clear()
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert seen == [1]
