@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from ..channels.asyncio_hint import explained
 from ..channels.channel import Channel
 from ..channels.crew import Crew
 from ..channels.event import Event
@@ -155,7 +156,7 @@ class Actor:
                     try:
                         await self._perform()
                     except Exception as error:
-                        failure = error
+                        failure = explained(error)
                     else:
                         hand.finish()
                         return

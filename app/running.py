@@ -21,6 +21,7 @@ import trio
 from ..actors.actor import AgentRun
 from ..actors.agent import Agent
 from ..actors.replies import Replies
+from ..channels.asyncio_hint import explained
 from ..channels.channel import Channel
 from ..channels.counters import Statistics
 from ..channels.errors import AppNotRunning, BrokerUnavailable, ImproperlyConfigured, TransportError
@@ -316,13 +317,20 @@ class RunningApp(Declarations):
             hand.finish()
             # With the run ending, leaving would only begin a rebalance that the stop has to wait for.
             hand.close_made(leave=current_child().state != "stopping" and not self._run.stop_requested.is_set())
+        except RuntimeError as error:
+            explained(error)
+            raise
         finally:
             hand.give_back()
 
     async def _run_timer(self, timer: TimerDeclaration) -> None:
         await self._up.wait()
         start = self._timer_starts.setdefault(timer, trio.current_time())
-        await run_timer(timer.fun, timer.interval, start)
+        try:
+            await run_timer(timer.fun, timer.interval, start)
+        except RuntimeError as error:
+            explained(error)
+            raise
 
     async def _wait_ready(self) -> None:
         """Wait until the actors have come to their streams and the partitions are assigned.

@@ -85,7 +85,8 @@ class TopicOptions(ChannelOptions, total=False):
         replicas: copies, for its creation; setting `topic_replication_factor` by default.
         internal: the topic is ours: created when missing, and refused where the broker has it with other `partitions`
             or another configuration than declared here. Others are never created or altered, unless the broker is
-            embedded in this process, or `declare` or `maybe_declare` is called.
+            embedded in this process, or `declare` or `maybe_declare` is called. True by default where all names end with
+            ``.dead-letter``.
         config: the broker's own settings for its creation, as ``{"cleanup.policy": "compact"}``; numbers and booleans are
             written as the broker wants them.
         delivery_guarantee: "at_least_once".
@@ -343,7 +344,9 @@ def topic_title(topics: tuple[str, ...], pattern: re.Pattern[str] | None) -> str
             )
         return pattern.pattern
     if not topics:
-        raise ImproperlyConfigured("a topic needs a name, or pattern=")
+        raise ImproperlyConfigured(
+            "a topic needs a name, or pattern=: names stand before the options, as in topic('orders', value_type=Order)"
+        )
     if len(set(topics)) < len(topics):
         raise ImproperlyConfigured(f"topic {', '.join(topics)}: expected each name once")
     return ",".join(topics)

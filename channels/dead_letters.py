@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .runs import Run
 
-__all__ = ["bury", "error_facts", "is_dead_letter", "settle_undecodable"]
+__all__ = ["LETTERS", "bury", "error_facts", "is_dead_letter", "settle_undecodable"]
 
 log = logging.getLogger("famulus.topic")
 
+LETTERS: Final = ".dead-letter"  # what the name of a topic of letters ends with
 _MARK: Final = "famulus-dead-letter"  # header: the topic that the letter was written to
 _PREFIX: Final = "famulus-dead-letter-"
 _LONGEST: Final = 8192  # characters of one fact: the letter must not become larger than the broker takes
@@ -53,7 +54,7 @@ def bury(
     if is_dead_letter(message):
         message.release()
         return
-    name = topic or f"{message.topic}.dead-letter"
+    name = topic or f"{message.topic}{LETTERS}"
     run.producer.declare.setdefault(name, lambda: _provide(run, name))
     facts = {_MARK: name, **{f"{_PREFIX}{fact}": text[-_LONGEST:] for fact, text in facts.items()}}
     about = tuple((header, text.encode(errors="backslashreplace")) for header, text in facts.items())

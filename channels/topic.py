@@ -25,6 +25,7 @@ from .arguments import (
     topic_title,
 )
 from .channel import Channel
+from .dead_letters import LETTERS
 from .errors import ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
@@ -85,7 +86,7 @@ class Topic(Channel[T]):
         self.compacting = options.get("compacting")
         self.deleting = options.get("deleting")
         self.replicas = options.get("replicas")
-        self.internal = options.get("internal", False)
+        self.internal = options.get("internal", pattern is None and all(each.endswith(LETTERS) for each in topics))
         self.delivery_guarantee = options.get("delivery_guarantee", "at_least_once")
         self.on_decode_error = options.get("on_decode_error", "skip")
         self.dead_letter = options.get("dead_letter")

@@ -21,6 +21,8 @@ from .output import console, write_json
 
 __all__ = ["render_tree", "tree"]
 
+_GONE_SHOWN = 3  # lines about workers that do not answer; the others are counted
+
 _STYLES: Mapping[str, str] = {
     "running": "green",
     "starting": "yellow",
@@ -89,16 +91,21 @@ async def _ask_all(app: str, pid: int | None) -> list[WorkerReport]:
     if pid is not None:
         sockets = {found: path for found, path in sockets.items() if found == pid}
     reports: dict[int, WorkerReport] = {}
+    gone: list[str] = []
 
     async def ask(found: int, path: Path) -> None:
         try:
             reports[found] = await ask_worker(path)
         except WorkerGone as error:
-            click.echo(str(error), err=True)
+            gone.append(str(error))
 
     async with trio.open_nursery() as nursery:
         for found, path in sockets.items():
             nursery.start_soon(ask, found, path)
+    for line in gone[:_GONE_SHOWN]:
+        click.echo(line, err=True)
+    if len(gone) > _GONE_SHOWN:
+        click.echo(f"so with {len(gone) - _GONE_SHOWN} more", err=True)
     return [reports[found] for found in sorted(reports)]
 
 

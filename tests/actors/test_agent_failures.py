@@ -1,5 +1,6 @@
 """What becomes of an agent that raises, and of its event (laws 4 and 6, PAIN rows 3, 9, 10, 11)."""
 
+import asyncio
 import json
 import logging
 
@@ -325,3 +326,30 @@ async def test_pain_3_with_noack_a_failed_event_is_delivered_again(broker: Memor
         await trio.sleep(60)
     assert attempts == [(1, 1), (1, 2), (1, 3), (2, 1)]
     assert broker.group("noack-crash").committed == {TP("numbers", 0): 2}
+
+
+async def test_what_calls_asyncio_is_told_what_to_call_instead(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = famulus.App("of-faust", broker=f"memory://{broker.name}")
+    put(broker, "numbers", b"1")
+
+    @app.agent(app.topic("numbers"), name="agent")
+    async def sleepy(stream: famulus.Stream[int]) -> None:
+        async for _ in stream:
+            await asyncio.sleep(1)
+
+    @app.task
+    async def task() -> None:
+        await asyncio.sleep(1)
+
+    @app.timer(0.5)
+    async def timer() -> None:
+        asyncio.get_running_loop()
+
+    async with famulus.open_app(app):
+        await trio.sleep(0.7)
+    for who in ("agent[0]", ".task", ".timer"):
+        [first, *_] = [record for record in caplog.records if f"{who} #1 crashed" in record.getMessage()]
+        assert first.exc_info is not None
+        assert "call trio.sleep for asyncio.sleep" in getattr(first.exc_info[1], "__notes__", [""])[0]

@@ -242,3 +242,40 @@ async def test_the_trimmer_of_a_stream_that_was_closed_has_nothing_to_do(broker:
 def test_the_interval_is_checked(value: object) -> None:
     with pytest.raises(famulus.ImproperlyConfigured, match="topic_trim_interval"):
         MessagingOptions(topic_trim_interval=value)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize("why", ["on_failure", "on_decode_error"])
+async def test_a_reader_of_dead_letters_has_their_topic_created(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(MemoryTransport, "owns_topics", False)
+    broker.create_topic("orders", 1)
+    app = famulus.App("shop", broker=f"memory://{broker.name}")
+    orders = app.topic("orders", value_type=int, on_decode_error="dead_letter")
+    letters: list[bytes] = []
+
+    @app.agent(orders, name="fails", on_failure="dead_letter")
+    async def fails(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            raise ValueError(number)
+
+    @app.agent(app.topic("orders.dead-letter", value_type=bytes, partitions=2), name="undertaker")
+    async def bury(stream: famulus.Stream[bytes]) -> None:
+        async for letter in stream:
+            letters.append(letter)
+
+    value = b"1" if why == "on_failure" else b"one"
+    async with famulus.open_app(app):  # it starts, and does not wait for the first letter
+        assert broker.partition_counts()["orders.dead-letter"] == 2
+        broker.append(TP("orders", 0), [ProducerRecord(None, value)])
+        await trio.sleep(10)
+    assert letters == [value]
+
+
+def test_a_topic_of_dead_letters_is_internal_unless_it_says_otherwise() -> None:
+    app = famulus.App("shop")
+    assert app.topic("orders.dead-letter").internal
+    assert app.topic("orders.dead-letter", "calls.dead-letter").internal
+    assert not app.topic("orders.dead-letter", internal=False).internal
+    assert not app.topic("orders", "orders.dead-letter").internal
+    assert not app.topic(pattern=r".*\.dead-letter").internal

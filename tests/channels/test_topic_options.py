@@ -115,6 +115,7 @@ def test_a_wrong_option_names_the_topic_the_option_and_what_was_expected(options
     ("names", "options", "message"),
     [
         ((), {}, "a topic needs a name, or pattern="),
+        ((), {"topic": "a"}, r"names stand before the options, as in topic\('orders', value_type=Order\)"),
         (("a", "a"), {}, "topic a, a: expected each name once"),
         (("",), {}, "topic '': a topic needs a name"),
         ((), {"pattern": "("}, r"topic pattern='\(': expected a regular expression"),

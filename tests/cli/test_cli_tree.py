@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,6 +119,17 @@ async def test_workers_are_told_apart_by_their_process(shop: Shop) -> None:
     first.kill()  # its socket stays behind
     await first.wait()
     assert [report["pid"] for report in json.loads(shop.call("tree", "--json").stdout)] == [second.pid]
+
+
+def test_of_many_dead_workers_three_are_named(shop: Shop) -> None:
+    directory = Path(shop.environment["XDG_RUNTIME_DIR"]) / "famulus"
+    directory.mkdir(mode=0o700)
+    for pid in range(1, 6):
+        with socket.socket(socket.AF_UNIX) as left_behind:
+            left_behind.bind(str(directory / f"shop.{pid}.sock"))
+    said = shop.call("tree").stderr.splitlines()
+    assert [line.endswith("has gone") for line in said] == [True, True, True, False, False]
+    assert said[3] == "so with 2 more"
 
 
 @pytest.mark.real_time
