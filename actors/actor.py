@@ -174,6 +174,7 @@ class Actor:
                 hand.close_made(leave=this.state != "stopping")
             else:
                 hand.close_passing()
+            failure = self._stuck = None  # its traceback refers to this frame, and to what it had in hand
 
     async def _perform(self) -> None:
         agent, hand = self._agent, self._hand

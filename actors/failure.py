@@ -20,6 +20,9 @@ __all__ = ["FAILURE_POLICIES", "Failures", "OnFailure"]
 log = logging.getLogger("famulus.agent")
 
 OnFailure = Literal["ack", "retry", "dead_letter"]
+_DECIDED = RuntimeError("decided")
+"""In the place of the failure itself, whose traceback refers to the event and to what is around it."""
+
 FAILURE_POLICIES: tuple[str, ...] = get_args(OnFailure)
 
 
@@ -50,7 +53,7 @@ class Failures:
 
     def _decide(self, event: Event[Any], error: BaseException, *, with_traceback: bool) -> None:
         self._run.counters.events_failed += 1
-        event.failure = error
+        event.failure = _DECIDED
         where = f"{event.message.tp}@{event.message.offset}"
         again = self._again(event)
         log.error(

@@ -12,14 +12,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..models import NotReady
-from .cursor import BatchCursor
+from .batch_cursor import BatchCursor
 from .errors import AppNotRunning, TransportError
 from .event import UNCHANGED, Event, FailurePolicy
 from .future import FutureMessage
 from .hand import Hand
 from .message import Message
 from .pace import Pacer
-from .producer import size_of
+from .routes import size_of
 from .runs import Run
 
 if TYPE_CHECKING:

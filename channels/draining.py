@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from .cursor import BatchCursor, Cursor
+from .batch_cursor import BatchCursor
+from .cursor import Cursor
 from .inbox import BatchInbox
 from .message import TP, Message
 from .tracker import PartitionTracker

@@ -11,8 +11,9 @@ import trio
 
 from ..supervision import child
 from .channel import Channel
-from .cursor import Cursor, EventCursor, Thrown
+from .cursor import Cursor, Thrown
 from .event import Event
+from .event_cursor import EventCursor
 from .hand import Hand
 from .message import Message
 from .runs import Run

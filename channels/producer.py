@@ -21,100 +21,12 @@ from .errors import AppNotRunning, BufferFull, ProduceError, TransportError
 from .future import FutureMessage
 from .message import TP
 from .options import MessagingOptions
-from .partitioner import DefaultPartitioner, partition_for
+from .routes import NOWHERE, Queue, Route, size_of
 from .transport import ProduceResult, Transport
 
-__all__ = ["Producer", "size_of"]
+__all__ = ["Producer"]
 
 log = logging.getLogger("famulus.producer")
-
-_RECORD_OVERHEAD = 64
-"""Bytes counted for a record besides its key, value and headers: about what Kafka's record format adds, generously."""
-
-_HEADER_OVERHEAD = 8
-"""The same for each header."""
-
-_NOWHERE = -1
-"""The partition of a message whose topic's partitions are not known yet."""
-
-
-def size_of(future: FutureMessage) -> int:
-    """The bytes that a message counts in the buffer."""
-    size = _RECORD_OVERHEAD
-    if future.key is not None:
-        size += len(future.key)
-    if future.value is not None:
-        size += len(future.value)
-    if future.headers:
-        size += sum(_HEADER_OVERHEAD + len(name) + len(value) for name, value in future.headers)
-    return size
-
-
-class _Queue:
-    """Messages for one partition, in order, and when to try again after a failure."""
-
-    __slots__ = ("apart", "attempted", "delay", "in_doubt", "messages", "not_before", "tp")
-
-    def __init__(self, tp: TP) -> None:
-        self.tp = tp
-        self.messages: deque[FutureMessage] = deque()
-        self.attempted = 0  # messages of the last batch, whose outcome is open: repeated as it was
-        self.in_doubt = False  # whether the last batch may have been written all the same
-        self.apart = 0  # messages at the head that are written one by one: together they were refused
-        self.not_before = -inf
-        self.delay = 0.0
-
-    def put_off(self, options: MessagingOptions) -> None:
-        """Try again later, each time later still. What was sent before there was trouble gets its deadline now."""
-        now = trio.current_time()
-        most = options.broker_retry_backoff_max
-        self.delay = min(2 * self.delay, most) if self.delay else options.broker_retry_backoff
-        self.not_before = now + self.delay
-        for future in self.messages:
-            if not future.deadline:
-                future.deadline = now + options.producer_delivery_timeout
-
-    def fine(self) -> None:
-        self.in_doubt = False
-        self.delay = 0.0
-        self.not_before = -inf
-
-
-class _Route:
-    """Where the messages of one topic go: a queue for each partition, among those of the producer."""
-
-    __slots__ = ("_all", "_queues", "_topic", "count", "learned", "partitioner")
-
-    def __init__(self, topic: str, count: int, queues: dict[TP, _Queue]) -> None:
-        self._topic = topic
-        self.count = count
-        self.learned = trio.current_time()
-        self._all = queues
-        tps = [TP(topic, partition) for partition in range(count)]
-        self._queues = [queues.setdefault(tp, _Queue(tp)).messages for tp in tps]
-        self.partitioner = DefaultPartitioner(count)
-
-    def add(self, future: FutureMessage) -> None:
-        """Choose the partition, where the caller did not, and queue it there."""
-        partition = future.partition
-        if partition < 0:
-            key = future.key
-            partition = self.partitioner.choose() if key is None else partition_for(key, self.count)
-            future.partition = partition
-        if partition < self.count:
-            self._queues[partition].append(future)
-        else:  # made since we looked, or never: the broker knows
-            tp = TP(self._topic, partition)
-            self._all.setdefault(tp, _Queue(tp)).messages.append(future)
-
-    def add_all(self, futures: Iterable[FutureMessage]) -> None:
-        """`add` for several whose partition nobody has chosen."""
-        count, queues = self.count, self._queues
-        for future in futures:
-            key = future.key
-            partition = self.partitioner.choose() if key is None else partition_for(key, count)
-            future.partition = partition
-            queues[partition].append(future)
 
 
 class Producer:
@@ -129,9 +41,9 @@ class Producer:
         self._transport = transport
         self._options = options
         self._counters = counters
-        self._queues: dict[TP, _Queue] = {}
-        self._unrouted: dict[str, _Queue] = {}
-        self._routes: dict[str, _Route] = {}
+        self._queues: dict[TP, Queue] = {}
+        self._unrouted: dict[str, Queue] = {}
+        self._routes: dict[str, Route] = {}
         self._most = options.producer_buffer_maxsize
         self._most_bytes = options.producer_buffer_bytes
         self._buffered = 0
@@ -244,7 +156,7 @@ class Producer:
         """Keep it until the number of its topic's partitions is known."""
         queue = self._unrouted.get(future.topic)
         if queue is None:
-            queue = self._unrouted[future.topic] = _Queue(TP(future.topic, _NOWHERE))
+            queue = self._unrouted[future.topic] = Queue(TP(future.topic, NOWHERE))
         queue.messages.append(future)
 
     def _wake(self) -> None:
@@ -252,7 +164,7 @@ class Producer:
         self._idle = False
         self._work.set()
 
-    def _all_queues(self) -> Iterable[_Queue]:
+    def _all_queues(self) -> Iterable[Queue]:
         return [*self._queues.values(), *self._unrouted.values()]
 
     async def flush(self) -> None:
@@ -314,13 +226,13 @@ class Producer:
                     continue
                 self._refuse_unrouted(topic, queue, error)
             else:
-                route = self._routes[topic] = _Route(topic, count, self._queues)
+                route = self._routes[topic] = Route(topic, count, self._queues)
                 del self._unrouted[topic]
                 for future in queue.messages:
                     route.add(future)
                 self._recovered()
 
-    def _refuse_unrouted(self, topic: str, queue: _Queue, error: TransportError) -> None:
+    def _refuse_unrouted(self, topic: str, queue: Queue, error: TransportError) -> None:
         """There is no such topic, or not for us. What must not be given up waits until somebody has mended that."""
         kept = [future for future in queue.messages if future.persistent]
         log.error(
@@ -405,7 +317,7 @@ class Producer:
             else:
                 if count != route.count:
                     log.info("topic %s has %d partitions now, it had %d", topic, count, route.count)
-                    self._routes[topic] = _Route(topic, count, self._queues)
+                    self._routes[topic] = Route(topic, count, self._queues)
 
     def _settle_batch(self, tp: TP, batch: list[FutureMessage], result: ProduceResult) -> None:
         queue = self._queues[tp]
@@ -465,7 +377,7 @@ class Producer:
         if self._waiting_for_room and self.has_room:
             self._waiting_for_room.unpark(count=count)
 
-    def _put_off(self, queue: _Queue, error: TransportError) -> None:
+    def _put_off(self, queue: Queue, error: TransportError) -> None:
         """Try this queue again later, and say once what the messages wait for."""
         queue.put_off(self._options)
         if not self._trouble:
@@ -486,7 +398,7 @@ class Producer:
         if expired:
             log.error("%d messages were not delivered in time and given up: %s", expired, self._last_error)
 
-    def _expire_in(self, queue: _Queue, now: float) -> int:
+    def _expire_in(self, queue: Queue, now: float) -> int:
         waited = self._options.producer_delivery_timeout
         kept: list[FutureMessage] = []
         expired = attempted = 0

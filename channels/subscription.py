@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..models import Schema, UnsafeCodec
-from .cursor import BadMessage, BatchCursor, Cursor, EventCursor, SchemaCursor
+from .batch_cursor import BatchCursor, SchemaCursor
+from .cursor import BadMessage, Cursor
 from .dead_letters import settle_undecodable
 from .errors import ImproperlyConfigured, UnknownTopic
 from .event import Event
+from .event_cursor import EventCursor
 from .inbox import BatchInbox, EventInbox
 from .local import LocalState
 from .readers import Interest, without_letters

@@ -59,6 +59,7 @@ class Taken(Event[list[Any]]):
 
     def done(self, message: Message) -> None:
         """Everything that was sent for them is delivered, or has failed."""
+        message.tracker = None  # they know each other, and all their bytes would wait for the garbage collector
         for event in self.events:
             event.message.release()
 

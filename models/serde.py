@@ -209,7 +209,10 @@ def _chained(inner: Serde[Any], codec: Chain) -> Serde[Any]:
             failed = exc
         else:
             return load(undone)
-        raise _undecodable(name, data, failed) from failed
+        try:
+            raise _undecodable(name, data, failed) from failed
+        finally:
+            del failed  # else the error and this frame keep each other, and the data, until the garbage collector comes
 
     def dumps(value: Any) -> bytes | None:
         data = dump(value)
@@ -240,7 +243,10 @@ def _typed_loads(tp: Any, codec: Codec) -> Loads:
             raise
         except Exception as exc:
             failed = exc
-        raise _explain(tp, name, codec, data, failed) from failed
+        try:
+            raise _explain(tp, name, codec, data, failed) from failed
+        finally:
+            del failed  # else the error and this frame keep each other, and the data, until the garbage collector comes
 
     return loads
 
@@ -257,7 +263,10 @@ def _untyped_loads(codec: Codec) -> Loads:
             raise
         except Exception as exc:
             failed = exc
-        raise _undecodable(f"{_codec_name(codec)} data", data, failed) from failed
+        try:
+            raise _undecodable(f"{_codec_name(codec)} data", data, failed) from failed
+        finally:
+            del failed  # else the error and this frame keep each other, and the data, until the garbage collector comes
 
     return loads
 
@@ -268,7 +277,10 @@ def structure(tp: Any, data: Any) -> Any:
         return FAST.hook(tp)(data, None)
     except Exception as exc:
         failed = exc
-    raise _explain_parsed(tp, type_name(tp), data, failed) from failed
+    try:
+        raise _explain_parsed(tp, type_name(tp), data, failed) from failed
+    finally:
+        del failed  # else the error and this frame keep each other, and the data, until the garbage collector comes
 
 
 def _explain(tp: Any, name: str, codec: Codec, data: bytes, failed: Exception) -> DecodeError:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import famulus
-from famulus.channels.cursor import BatchCursor, SchemaCursor
+from famulus.channels.batch_cursor import BatchCursor, SchemaCursor
 from famulus.channels.hand import Hand
 from famulus.channels.memory import MemoryBroker
 from famulus.channels.runs import current_run

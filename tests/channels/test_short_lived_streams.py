@@ -1,7 +1,7 @@
 """Streams that come and go, and agents that crash for days, leave nothing behind in the run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -40,7 +40,7 @@ def _held(hand: Hand) -> int:
     return len(hand._cursors) + len(hand._made) + len(hand._spare)
 
 
-async def items() -> Any:
+async def items() -> AsyncIterator[int]:
     for number in range(3):
         yield number
 
