@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from weakref import ref
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
@@ -22,7 +23,7 @@ from ..channels.runs import Run
 from ..channels.topic import Topic
 from .errors import AgentError
 from .replies import Replies
-from .slots import AskSlot, MemberSlot, PromiseSlot, ReplySlot, StreamSlot, raise_bare
+from .slots import AskSlot, Collector, MemberSlot, PromiseSlot, ReplySlot, StreamSlot, raise_bare
 from .waiting import asking, begin_wait
 from .wire import Mode, request_headers
 
@@ -277,6 +278,7 @@ class Results(AsyncIterator[R], Generic[R]):
         "_next",
         "_open",
         "_options",
+        "_ref",
         "_replies",
         "_run",
         "_source",
@@ -304,6 +306,7 @@ class Results(AsyncIterator[R], Generic[R]):
         self.agent = agent
         self.correlation_id: bytes | None = None  # there are several; see `waiting.Awaited`
         self.index = -1
+        self._ref: ref[Collector] = ref(self)
 
     def arrived(self, index: int, value: Any, error: Exception | None) -> None:
         """For its slots: an answer is there."""
@@ -362,8 +365,8 @@ class Results(AsyncIterator[R], Generic[R]):
                 self._exhausted = True
                 return
         key, value = self._item
-        number = self._next
-        slot = self._replies.open(self.agent, lambda agent, identity: MemberSlot(agent, identity, self, number), None)
+        number, this = self._next, self._ref
+        slot = self._replies.open(self.agent, lambda agent, identity: MemberSlot(agent, identity, this, number), None)
         self._open[number] = slot
         try:
             await _request(self._run, slot, self._replies, value, key, cast(SendOptions, {**self._options}))
