@@ -21,7 +21,7 @@ from ..channels.runs import Declaration, current_run
 from ..channels.stream import Stream
 from ..supervision import OneForOneSupervisor, SupervisorStrategy
 from . import calls
-from .calls import ReplyPromise, ReplyStream, Results, forwarded
+from .calls import ReplyPromise, ReplyStream, ReplyTo, Results, forwarded
 from .failure import FAILURE_POLICIES, OnFailure
 
 __all__ = [
@@ -114,7 +114,7 @@ class Agent(Generic[T, R]):
         value: Any = None,
         *,
         key: Any = None,
-        reply_to: Agent[Any, Any] | Channel[Any] | str | None = None,
+        reply_to: ReplyTo | None = None,
         correlation_id: str | None = None,
         **options: Unpack[SendOptions],
     ) -> FutureMessage:
@@ -137,7 +137,7 @@ class Agent(Generic[T, R]):
         value: Any = None,
         *,
         key: Any = None,
-        reply_to: Agent[Any, Any] | Channel[Any] | str | None = None,
+        reply_to: ReplyTo | None = None,
         correlation_id: str | None = None,
         **options: Unpack[SendSoonOptions],
     ) -> FutureMessage:
