@@ -31,7 +31,9 @@ class BoundAgent(Generic[T, R]):
             ImproperlyConfigured: the agent belongs to another App.
         """
         if agent.app is not run.app:
-            raise ImproperlyConfigured(f"agent {agent.name} was declared on another App than {run.app.id!r}, which runs here")
+            raise ImproperlyConfigured(
+                f"agent {agent.name} was declared on another App than {run.app.id!r}, which runs here"
+            )
         self._run = run
         self.agent = agent
 

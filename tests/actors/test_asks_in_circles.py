@@ -19,7 +19,9 @@ async def test_an_agent_that_asks_itself_is_told_what_to_do(local: bool) -> None
 
     async with famulus.open_app(app):
         with trio.fail_after(5):
-            with pytest.raises(famulus.AgentError, match=r"AskDeadlock.*factorial\[0\] → factorial.*concurrency") as caught:
+            with pytest.raises(
+                famulus.AgentError, match=r"AskDeadlock.*factorial\[0\] → factorial.*concurrency"
+            ) as caught:
                 await factorial.ask(3)
             assert caught.value.remote_type == "famulus.actors.errors.AskDeadlock"
             assert await factorial.ask(1) == 1

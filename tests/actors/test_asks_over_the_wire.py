@@ -279,7 +279,9 @@ async def test_the_offset_waits_for_the_delivery_of_the_answer(make_app: Make, b
 async def test_an_answer_that_is_refused_by_the_broker_becomes_a_failure(make_app: Make, broker: MemoryBroker) -> None:
     here = Calls(make_app)
     async with famulus.open_app(Calls(make_app).app), famulus.open_client(here.app) as client:
-        broker.faults.fail_produce(1, topic=replies_of(client).address.decode(), error=famulus.ProduceError("too large"))
+        broker.faults.fail_produce(
+            1, topic=replies_of(client).address.decode(), error=famulus.ProduceError("too large")
+        )
         with trio.fail_after(5), pytest.raises(famulus.AgentError, match="too large"):
             await here.count.ask(1)
 
@@ -366,10 +368,9 @@ async def test_a_client_s_asks_end_with_it(make_app: Make) -> None:
         except famulus.AgentError as error:
             told.append(error.reason)
 
-    async with famulus.open_app(Calls(make_app).app), trio.open_nursery() as nursery:
-        async with famulus.open_client(here.app):
-            nursery.start_soon(ask)
-            await trio.sleep(1)
+    async with famulus.open_app(Calls(make_app).app), trio.open_nursery() as nursery, famulus.open_client(here.app):
+        nursery.start_soon(ask)
+        await trio.sleep(1)
     assert told == ["the app stopped before the answer came"]
 
 
