@@ -26,7 +26,7 @@ async def test_one_that_was_closed_is_closed_here_too_before_another_takes_its_p
     settings = parse_url(kafka_broker.url)
 
     async def use(client: AIOKafkaAdminClient) -> None:
-        inside: Any = client._client  # type: ignore[attr-defined]
+        inside: Any = client._client
         node = next(iter(inside.cluster.brokers())).nodeId
         connection = await inside._get_conn(node)
         transport = connection._writer.transport
