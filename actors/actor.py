@@ -15,7 +15,6 @@ from typing import Any
 import trio
 
 from ..channels.asyncio_hint import explained
-from ..channels.channel import Channel
 from ..channels.crew import Crew
 from ..channels.event import Event
 from ..channels.hand import Hand, current_hand
@@ -27,6 +26,7 @@ from .agent import Agent
 from .errors import YieldInsideNursery
 from .failure import Failures
 from .replies import AgentRequest
+from .sinks import pour
 
 __all__ = ["Actor", "AgentRun", "current_agent"]
 
@@ -51,7 +51,7 @@ class AgentRun:
         """The agent's supervisor with its actors. They are started once the subscription is."""
         options = self.agent.options
         return supervisor(
-            options.supervisor_strategy,
+            options.strategy,
             *(
                 child(actor.play, name=f"{self.agent.name}[{actor.index}]", shutdown=options.drain)
                 for actor in self.actors
@@ -205,9 +205,9 @@ class Actor:
             event = self._hand.asked
             if event is not None and event.request is not None:
                 event.request.answer(value)
-            for sink in self._agent.options.sinks:
+            for sink in self._agent.sinks:
                 try:
-                    await _sink(sink, value, event)
+                    await pour(sink, value, event)
                 except Exception as error:
                     failed = error
                     break
@@ -230,15 +230,6 @@ class Actor:
 
     def __repr__(self) -> str:
         return f"<Actor {self._agent.name}[{self.index}] {self._hand!r}>"
-
-
-async def _sink(sink: Any, value: Any, event: Event[Any] | None) -> None:
-    if isinstance(sink, Channel | Agent):
-        await sink.send(value, key=None if event is None else event.key)
-    else:
-        result = sink(value)
-        if inspect.isawaitable(result):
-            await result
 
 
 def current_agent() -> Agent[Any, Any] | None:
