@@ -12,7 +12,7 @@ from ..channels.runs import Declaration, current_run
 from ..channels.topic import Topic
 from ..supervision import Leaf, Restart, StrategyLike, TreeNode, TreeSpec, tree
 from ..supervision.specs import StopOrder
-from .declare import Declarations, Declared, ServiceDeclaration, TaskDeclaration, TimerDeclaration
+from .declare import Declarations, Declared, ServiceDeclaration, TaskDeclaration, TimerDeclaration, name_taken
 from .placing import TreeLike, as_tree, with_groups
 from .settings import Settings, resolve_settings
 
@@ -108,10 +108,13 @@ class App(Declarations):
         with_groups(self._tree, [*self._groups, group])
         self._groups.append(group)
 
+    def _check_new(self, name: str) -> None:
+        if name in self.agents:
+            raise ImproperlyConfigured(name_taken(self.id, name))
+
     def _adopt(self, declared: Declared) -> None:
         if isinstance(declared, Agent):
-            if declared.name in self.agents:
-                raise ImproperlyConfigured(f"app {self.id!r} has an agent {declared.name!r} already: give name=")
+            self._check_new(declared.name)
             self.agents[declared.name] = declared
         elif isinstance(declared, Topic):
             self.topics.setdefault(declared.name, declared)

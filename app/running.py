@@ -48,7 +48,15 @@ from ..supervision.specs import StopOrder
 from .app import App
 from .bound import BoundAgent
 from .connecting import Connection, make_transport
-from .declare import AgentDecorator, Declarations, Declared, ServiceDeclaration, TaskDeclaration, TimerDeclaration
+from .declare import (
+    AgentDecorator,
+    Declarations,
+    Declared,
+    ServiceDeclaration,
+    TaskDeclaration,
+    TimerDeclaration,
+    name_taken,
+)
 from .placing import TreeLike, as_tree, place
 from .settings import Settings
 from .timers import run_timer
@@ -154,11 +162,14 @@ class RunningApp(Declarations):
 
     # -- declarations on a running app ---------------------------------------------------------------------
 
+    def _check_new(self, name: str) -> None:
+        if name in self._agents or name in self.app.agents:
+            raise ImproperlyConfigured(name_taken(self.id, name))
+
     def _adopt(self, declared: Declared) -> None:
         """Have it started by the services' task; a decorator cannot wait. Bounded by the program's own declarations."""
         if isinstance(declared, Agent):
-            if declared.name in self._agents or declared.name in self.app.agents:
-                raise ImproperlyConfigured(f"app {self.id!r} has an agent {declared.name!r} already: give name=")
+            self._check_new(declared.name)
             agent_run = self._agents[declared.name] = AgentRun(self._run, declared)
             self._start_soon(lambda: self._start_late_agent(agent_run))
         elif isinstance(declared, TaskDeclaration | TimerDeclaration | ServiceDeclaration):

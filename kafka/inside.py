@@ -10,6 +10,8 @@ Written for aiokafka 0.14; `tests/kafka` fails where a release changes one of th
 - Patterns: a subscription by pattern that matches what was subscribed to before is no new one to the client, so nothing
   tells when it stands. We say at once which topics match.
 - Static membership: a member that the broker no longer knows joins anew, and so evicts the one that replaced it.
+- Connections: one that the broker has closed is replaced without being closed here, where somebody asks for it in the
+  moment before the client has noticed. Its socket was left to the garbage collector, its requests to their timeout.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import errors as kafka_errors
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import CloseReason
 from aiokafka.consumer.subscription_state import SubscriptionType
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
@@ -32,11 +36,25 @@ from ..channels.message import TP
 from .errors import GONE, by_code, translated
 from .reading import ReadingInside
 
-__all__ = ["Attempt", "ConsumerInside"]
+__all__ = ["Attempt", "ConsumerInside", "close_what_is_replaced"]
 
 _COORDINATOR_WAIT = 2.0  # seconds that a commit waits for the group's coordinator to be found
 _COORDINATOR_GONE = (kafka_errors.GroupCoordinatorNotAvailableError, kafka_errors.NotCoordinatorForGroupError)
 _COORDINATOR_MOVES = (*_COORDINATOR_GONE, kafka_errors.GroupLoadInProgressError)
+
+
+def close_what_is_replaced(client: Any) -> None:
+    """Have a client of any kind close each connection that has ended before it makes another in its place."""
+    inside: Any = getattr(client, "_client", None) or client.client
+    get_connection = inside._get_conn
+
+    async def close_and_get(node: int, *, group: Any = ConnectionGroup.DEFAULT, **more: Any) -> Any:
+        connection = inside._conns.get((node, group))
+        if connection is not None and not connection.connected():
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        return await get_connection(node, group=group, **more)
+
+    inside._get_conn = close_and_get
 
 
 class Attempt:
