@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import ref
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
@@ -248,30 +247,21 @@ class Collector(Protocol):
 
 
 class MemberSlot(ReplySlot):
-    """The answer to one of several requests, for their collector.
-
-    Args:
-        collector: a weak reference, so that a collector that nobody has any more gives up its requests at once.
-    """
+    """The answer to one of several requests, for their collector."""
 
     __slots__ = ("_collector", "_index")
 
-    def __init__(self, agent: Agent[Any, Any], correlation_id: bytes, collector: ref[Collector], index: int) -> None:
+    def __init__(self, agent: Agent[Any, Any], correlation_id: bytes, collector: Collector, index: int) -> None:
         self.agent = agent
         self.correlation_id = correlation_id
         self._collector = collector
         self._index = index
 
     def value(self, value: Any) -> None:
-        self._arrived(value, None)
+        self._collector.arrived(self._index, value, None)
 
     def failure(self, error: Exception) -> None:
-        self._arrived(None, error)
-
-    def _arrived(self, value: Any, error: Exception | None) -> None:
-        collector = self._collector()
-        if collector is not None:
-            collector.arrived(self._index, value, error)
+        self._collector.arrived(self._index, None, error)
 
 
 def raise_bare(error: Exception) -> None:
