@@ -16,7 +16,7 @@ from ..channels.runs import Declaration, current_run
 from ..channels.stream import Stream
 from ..channels.topic import Topic
 from . import calls
-from .calls import ReplyPromise, ReplyStream, Results, forwarded
+from .calls import ReplyPromise, ReplyStream, ReplyTo, Results, forwarded
 from .functions import answer_type, answers
 from .options import AgentOptions, OnError
 from .sinks import check_sinks
@@ -73,7 +73,7 @@ class Agent(Generic[T, R]):
         value: Any = None,
         *,
         key: Any = None,
-        reply_to: Agent[Any, Any] | Channel[Any] | str | None = None,
+        reply_to: ReplyTo | None = None,
         correlation_id: str | None = None,
         **options: Unpack[SendOptions],
     ) -> FutureMessage:
@@ -96,7 +96,7 @@ class Agent(Generic[T, R]):
         value: Any = None,
         *,
         key: Any = None,
-        reply_to: Agent[Any, Any] | Channel[Any] | str | None = None,
+        reply_to: ReplyTo | None = None,
         correlation_id: str | None = None,
         **options: Unpack[SendSoonOptions],
     ) -> FutureMessage:

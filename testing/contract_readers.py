@@ -84,7 +84,7 @@ class ReaderContract(ContractBase):
                             assert min(counts) > 0
                     for tp in partitions:
                         assert [message.offset for message in seen if message.tp == tp] == list(range(100))
-                    with pytest.raises(ValueError, match="expected"):
+                    with pytest.raises(ValueError, match="0"):
                         await reader.fetch(0)
 
     async def test_a_cancelled_fetch_of_a_reader_has_moved_no_position(self) -> None:
@@ -112,7 +112,7 @@ class ReaderContract(ContractBase):
                         await reader.seek(tp, target)
                         assert reader.position(tp) == target
                         assert [message.offset for message in await read(reader, 20 - target)] == [*range(target, 20)]
-                    with pytest.raises(ValueError, match="expected"):
+                    with pytest.raises(ValueError, match="-1"):
                         await reader.seek(tp, -1)
                     for call in (reader.position, reader.beginning, reader.highwater):
                         with pytest.raises(KeyError):
