@@ -18,8 +18,9 @@ from typing import Any, Generic, Literal, TypeVar, overload
 import attrs
 import trio
 
-from ..actors.actor import AgentRun
 from ..actors.agent import Agent
+from ..actors.agent_run import AgentRun
+from ..actors.info import AgentInfo
 from ..actors.replies import Replies
 from ..channels.asyncio_hint import explained
 from ..channels.channel import Channel
@@ -87,6 +88,26 @@ class BoundAgent(Generic[T, R]):
         """See `Agent.cast`."""
         with self._run.current():
             await self._agent.cast(value, **options)
+
+    async def cancel(self) -> None:
+        """See `Agent.cancel`."""
+        await AgentRun.of(self._run, self._agent).cancel()
+
+    async def restart(self) -> None:
+        """See `Agent.restart`."""
+        await AgentRun.of(self._run, self._agent).restart()
+
+    def add_sink(self, sink: Any) -> None:
+        """See `Agent.add_sink`."""
+        AgentRun.of(self._run, self._agent).add_sink(sink)
+
+    def info(self) -> AgentInfo:
+        """See `Agent.info`."""
+        return AgentRun.of(self._run, self._agent).info()
+
+    def actor_tracebacks(self) -> dict[str, str]:
+        """See `Agent.actor_tracebacks`."""
+        return AgentRun.of(self._run, self._agent).actor_tracebacks()
 
     def __repr__(self) -> str:
         return f"<BoundAgent {self._agent.name} in {self._run!r}>"
@@ -365,6 +386,13 @@ class RunningApp(Declarations):
                 )
         self._run.conductor.begin()
         await self._run.conductor.wait_assigned()
+        with trio.move_on_after(patience) as waiting:
+            self._run.on_refusal = waiting.cancel
+            for agent_run in self._agents.values():
+                if agent_run.isolated:  # its actors come with the assignment
+                    await agent_run.wait_reached()
+        if self._run.refusal is not None:
+            raise self._run.refusal
 
 
 @asynccontextmanager
