@@ -49,6 +49,7 @@ class AgentRun:
     Attributes:
         sinks: the declared ones, and those that were added in this run.
         cancelled: whether it was stopped for good.
+        started: set once its supervisor is up.
     """
 
     def __init__(self, run: Run, agent: Agent[Any, Any]) -> None:
@@ -61,7 +62,7 @@ class AgentRun:
             run, agent.name, options.on_failure, options.max_attempts, dead_letter=agent.channel.dead_letter
         )
         self._supervisor: Supervisor | None = None
-        self._begun = trio.Event()
+        self.started = trio.Event()
         self._lock = trio.Lock()
         self._wanted: frozenset[int] = frozenset()  # with isolated partitions: those that are ours
         self._actors: dict[int, Actor] = {}
@@ -108,7 +109,6 @@ class AgentRun:
     def begun(self, handle: ChildHandle) -> None:
         """One of its children runs, and so its supervisor does."""
         self._supervisor = handle.parent
-        self._begun.set()
 
     # -- being ready -----------------------------------------------------------------------------------------
 
@@ -196,9 +196,11 @@ class AgentRun:
 
     async def _carry_out(self, verb: str, work: Callable[[], Awaitable[None]]) -> None:
         """Have it done by a task of the run, so that cancelling the call ends the wait only."""
-        services, name = self.run.services, self.agent.name
-        if services is None:
+        services, root, name = self.run.services, self.run.root, self.agent.name
+        if services is None or root is None:
             raise AppNotRunning(f"app {self.run.app.id!r} is still starting")
+        if root.state in ("stopping", "stopped", "failed"):
+            raise AppNotRunning(f"app {self.run.app.id!r} is stopping, and its agents with it")
         finished = False
         over = trio.Event()
         failures: list[Exception] = []
@@ -234,8 +236,8 @@ class AgentRun:
             return
         self.cancelled = True
         log.info("agent %s was cancelled, for the rest of the run", self.agent.name)
-        await self._begun.wait()
-        assert self._supervisor is not None, "it has begun"
+        await self.started.wait()
+        assert self._supervisor is not None, "it has started"
         handle = self._supervisor.handle
         assert handle is not None, "an agent's supervisor is nobody's root"
         await handle.terminate()
@@ -245,8 +247,8 @@ class AgentRun:
         self.subscription.close(leave=True)
 
     async def _restart(self) -> None:
-        await self._begun.wait()
-        assert self._supervisor is not None, "it has begun"
+        await self.started.wait()
+        assert self._supervisor is not None, "it has started"
         children = self._supervisor.children
         handles = [children[actor.name] for actor in self.actors if actor.name in children]
         log.info("agent %s is restarted: %d actors", self.agent.name, len(handles))

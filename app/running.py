@@ -270,6 +270,8 @@ class RunningApp(Declarations):
         await self._start_supervisor("tasks", OneForOneSupervisor)
         await self._start_supervisor("timers", OneForOneSupervisor)
         await self._start_unplaced("agents")
+        for agent_run in self._agents.values():
+            agent_run.started.set()
         await self._wait_ready()
         self._up.set()
         await self._start_unplaced("tasks")
@@ -316,6 +318,7 @@ class RunningApp(Declarations):
         try:
             await agent_run.subscription.start()
             await self._supervisors["agents"].start(agent_run.spec())
+            agent_run.started.set()
         except Exception as error:
             Replies.of(self._run).fail(agent_run.agent.name, error)
             raise

@@ -153,6 +153,7 @@ class Conductor:
                 message.release()
         if unwanted:
             self._announce(unwanted)
+        self.wake()  # others may have waited for its room
 
     def topics_read(self, *, apart_from: Collection[BatchInbox]) -> frozenset[str]:
         """The topics that others than these read."""
