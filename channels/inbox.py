@@ -27,16 +27,36 @@ class BatchInbox:
         maxsize: messages it takes; what a stream is iterating over counts until the batch is used up.
         shared: more than one stream reads it: batches are cut to single messages, so that the idle one takes the next.
         on_room: called when an inbox that was full has room for half of `maxsize` again.
+        alone: it gets the messages of one partition only, so it shares its room with no other.
+
+    Attributes:
+        delivered: messages that it has got in all.
     """
 
-    __slots__ = ("_closed", "_full", "_receive", "_send", "buffered", "maxsize", "name", "on_room", "shared")
+    __slots__ = (
+        "_closed",
+        "_full",
+        "_receive",
+        "_send",
+        "alone",
+        "buffered",
+        "delivered",
+        "maxsize",
+        "name",
+        "on_room",
+        "shared",
+    )
 
-    def __init__(self, name: str, maxsize: int, *, shared: bool, on_room: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, maxsize: int, *, shared: bool, on_room: Callable[[], None], alone: bool = False
+    ) -> None:
         self.name = name
         self.maxsize = maxsize
         self.shared = shared
         self.on_room = on_room
+        self.alone = alone
         self.buffered = 0
+        self.delivered = 0
         self._full = False
         self._closed = False
         self._send, self._receive = trio.open_memory_channel[Sequence[Message]](inf)  # bounded by `room`
@@ -53,6 +73,7 @@ class BatchInbox:
         if self._closed:
             return
         self.buffered += len(messages)
+        self.delivered += len(messages)
         if self.buffered > self.maxsize // 2:
             self._full = True
         if self.shared:
