@@ -35,7 +35,7 @@ from .hand import current_hand
 from .inbox import EventInbox
 from .intake import Intake
 from .local import LocalState
-from .message import HeadersArg, Message, as_headers, as_timestamp
+from .message import Headers, HeadersArg, Message, as_headers, as_timestamp
 from .runs import Declaration, Run, current_run
 from .steps import Processor
 from .stream import Stream
@@ -268,6 +268,14 @@ class Channel(Generic[T]):
         if options:
             await _call_back(future, options.get("callback"))
         return future
+
+    async def submit(self, run: Run, key: Any, value: Any, headers: Headers) -> None:
+        """`send` for a request: nobody waits for its receipt, and its sender goes on to wait for the answer."""
+        event = Event(key, value, headers, Message(self.name, 0, -1, time.time(), 0, headers, None, None))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        state = self._state(run)
+        if not state.offer(event):
+            await state.put(event, self.bound(run))
 
     async def pass_on(self, value: Any, source: Message, *, key: Any, timestamp: float, headers: HeadersArg) -> None:
         """Send what was made of a message on its way through here: that one is not done before this one is."""

@@ -54,10 +54,10 @@ class EventCursor(Cursor):
         """As that of all cursors, without a scope: its wait can be ended by itself."""
         if self.stopping:
             raise trio.EndOfChannel
-        await self._take()
+        self._next = await self._taker.take()
 
     async def _take(self) -> None:
-        self._next = await self._taker.take()
+        await self.wait()
 
     @property
     def waiting(self) -> bool:

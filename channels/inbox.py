@@ -8,7 +8,7 @@ senders wait for room themselves. The actors of one agent share one inbox.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Any, Final
 
@@ -155,6 +155,16 @@ class EventInbox:
         else:
             raise trio.WouldBlock
 
+    def offer(self, event: Event[Any]) -> bool:
+        """Hand over an event, if there is room."""
+        if self._takers:
+            self._takers.popleft().give(event)
+        elif len(self._events) < self.maxsize and not self._closed:
+            self._events.append(event)
+        else:
+            return False
+        return True
+
     async def put(self, event: Event[Any]) -> None:
         """Hand over an event, waiting for room.
 
@@ -226,24 +236,26 @@ class Taker:
     def waiting(self) -> bool:
         return self._task is not None
 
-    async def take(self) -> Event[Any] | None:
+    def take(self) -> Awaitable[Event[Any] | None]:
         """Wait for the next event. Cancelled, it has taken none; None when it was woken.
 
         Raises:
             trio.EndOfChannel: the inbox was closed and what it held is taken.
         """
         inbox = self._inbox
-        if inbox._events:
-            await trio.lowlevel.checkpoint()
-            return inbox.take_nowait()
-        if inbox._closed:
-            await trio.lowlevel.checkpoint()
-            raise trio.EndOfChannel
+        if inbox._events or inbox._closed:
+            return self._take_ready()
         if self._task is not None:  # a stream that two tasks iterate
-            return await Taker(inbox).take()
+            return Taker(inbox).take()
         self._task = trio.lowlevel.current_task()
         inbox._takers.append(self)
-        event: Event[Any] | None = await trio.lowlevel.wait_task_rescheduled(self._abort)
+        return trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    async def _take_ready(self) -> Event[Any] | None:
+        await trio.lowlevel.checkpoint()
+        event = self._inbox.take_nowait()
+        if event is None and self._inbox._closed:
+            raise trio.EndOfChannel
         return event
 
     def give(self, event: Event[Any] | None) -> None:
