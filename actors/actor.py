@@ -26,7 +26,8 @@ from ..supervision import SupervisorSpec, child, current_child, supervisor, trap
 from .agent import Agent
 from .errors import YieldInsideNursery
 from .failure import Failures
-from .replies import AgentRequest
+from .requests import AgentRequest
+from .waiting import Asker, enroll
 
 __all__ = ["Actor", "AgentRun", "current_agent"]
 
@@ -46,6 +47,7 @@ class AgentRun:
         )
         self.crew = Crew() if options.concurrency > 1 else None
         self.actors = [Actor(self, index) for index in range(options.concurrency)]
+        enroll(run, agent, self)
 
     def spec(self) -> SupervisorSpec:
         """The agent's supervisor with its actors. They are started once the subscription is."""
@@ -74,7 +76,7 @@ class AgentRun:
         return f"<AgentRun {self.agent.name} actors={len(self.actors)}>"
 
 
-class Actor:
+class Actor(Asker):
     """One of an agent's actors, across its incarnations."""
 
     def __init__(self, agent_run: AgentRun, index: int) -> None:
@@ -101,16 +103,25 @@ class Actor:
     def agent(self) -> Agent[Any, Any]:
         return self._agent
 
+    @property
+    def hand(self) -> Hand:
+        return self._hand
+
     def _prepare(self, event: Event[Any]) -> None:
+        agent = self._agent
         event.request = AgentRequest.find(
-            self._agent_run.run, self._agent.name, event.headers, answers_itself=self._agent.answers
+            self._agent_run.run,
+            agent.name,
+            event.headers,
+            answers_itself=agent.answers,
+            answer_type=agent.answer_type,
         )
 
     def _refuse(self, message: Message, error: Exception) -> None:
         """A request that cannot be decoded is answered with the failure."""
         request = AgentRequest.find(self._agent_run.run, self._agent.name, message.headers, answers_itself=True)
         if request is not None:
-            request.failed(error)
+            request.failed(error, Event(None, None, message.headers, message))
 
     def _stop(self) -> None:
         """Asked to stop, alone (a sibling's restart) or with everything; then what no log has is still processed."""
@@ -142,6 +153,7 @@ class Actor:
     async def play(self) -> None:
         """One incarnation: run the agent's function over the stream."""
         trap_stop(self._stop)
+        self.task = trio.lowlevel.current_task()
         hand = self._hand
         current_hand.set(hand)
         this = current_child()
@@ -167,6 +179,7 @@ class Actor:
                 log.info("actor %s[%d] begins again", self._agent.name, self.index)
                 self._interrupted = True
         finally:
+            self.task = None
             if hand.worked:
                 this.progress()
             hand.give_back()
@@ -203,14 +216,13 @@ class Actor:
                     "trio.open_nursery()` before each yield (PEP 789)"
                 )
             event = self._hand.asked
-            if event is not None and event.request is not None:
-                event.request.answer(value)
-            for sink in self._agent.options.sinks:
-                try:
+            try:
+                if event is not None and event.request is not None and event.request.answer(value, event):
+                    await event.request.wait_room()
+                for sink in self._agent.options.sinks:
                     await _sink(sink, value, event)
-                except Exception as error:
-                    failed = error
-                    break
+            except Exception as error:
+                failed = error
 
     async def _failed(self, error: Exception) -> None:
         """The agent raised: its failure policy takes the event in hand, or those of all its streams; `on_error` is told."""

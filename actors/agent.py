@@ -7,24 +7,33 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 import attrs
 
-from ..channels.arguments import SendOptions
+from ..channels.arguments import SendOptions, SendSoonOptions
 from ..channels.channel import Channel
 from ..channels.errors import ImproperlyConfigured
 from ..channels.future import FutureMessage
-from ..channels.message import as_headers
 from ..channels.runs import Declaration, current_run
 from ..channels.stream import Stream
 from ..supervision import OneForOneSupervisor, SupervisorStrategy
+from . import calls
+from .calls import ReplyPromise, ReplyStream, Results, forwarded
 from .failure import FAILURE_POLICIES, OnFailure
-from .replies import Replies
 
-__all__ = ["Agent", "AgentFunction", "AgentOptions", "OnError", "Sink", "agent_name", "stream_value_type"]
+__all__ = [
+    "Agent",
+    "AgentFunction",
+    "AgentOptions",
+    "OnError",
+    "Sink",
+    "agent_name",
+    "answer_type",
+    "stream_value_type",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -74,7 +83,7 @@ class AgentOptions:
 class Agent(Generic[T, R]):
     """A named group of actors that process a channel. `T` is what it takes, `R` what it answers.
 
-    Made by `app.agent()`. Attributes: `app`, `name`, `fun`, `channel`, `options`, `help`.
+    Made by `app.agent()`. Attributes: `app`, `name`, `fun`, `channel`, `options`, `help`, `answer_type`.
     """
 
     def __init__(
@@ -94,6 +103,7 @@ class Agent(Generic[T, R]):
         self.options = options
         self.help = help
         self.answers = inspect.isasyncgenfunction(inspect.unwrap(fun))
+        self.answer_type = answer_type(fun)
         if not (self.answers or inspect.iscoroutinefunction(inspect.unwrap(fun))):
             raise ImproperlyConfigured(
                 f"agent {name}: expected an async function or async generator function over a stream, got {fun!r}"
@@ -104,10 +114,42 @@ class Agent(Generic[T, R]):
         value: Any = None,
         *,
         key: Any = None,
+        reply_to: Agent[Any, Any] | Channel[Any] | str | None = None,
+        correlation_id: str | None = None,
         **options: Unpack[SendOptions],
     ) -> FutureMessage:
-        """Send a value to the agent's channel. See `Channel.send`."""
+        """Send a value to the agent's channel. See `Channel.send`.
+
+        Args:
+            reply_to: a topic, its name, or an agent that reads one: what the agent answers is sent there, each answer as a
+                value of the agent's answer type, with the correlation id in its headers. Failures are not.
+            correlation_id: for the headers of the answers, made by default.
+
+        Raises:
+            ImproperlyConfigured: `reply_to` is no topic.
+        """
+        if reply_to is not None:
+            options["headers"] = forwarded(current_run(self.app), reply_to, correlation_id, options.get("headers"))
         return await self.channel.send(value, key=key, **options)
+
+    def send_soon(
+        self,
+        value: Any = None,
+        *,
+        key: Any = None,
+        reply_to: Agent[Any, Any] | Channel[Any] | str | None = None,
+        correlation_id: str | None = None,
+        **options: Unpack[SendSoonOptions],
+    ) -> FutureMessage:
+        """`send` without waiting. See `Channel.send_soon`.
+
+        Raises:
+            BufferFull: there is no room.
+            ImproperlyConfigured: `reply_to` is no topic.
+        """
+        if reply_to is not None:
+            options["headers"] = forwarded(current_run(self.app), reply_to, correlation_id, options.get("headers"))
+        return self.channel.send_soon(value, key=key, **options)
 
     async def cast(
         self,
@@ -124,26 +166,99 @@ class Agent(Generic[T, R]):
         value: T | None = None,
         *,
         key: Any = None,
+        correlation_id: str | None = None,
         **options: Unpack[SendOptions],
     ) -> R:
         """Send a value and wait for the agent's answer, its first yield for this event.
 
         Deadlines are the caller's: ``with trio.fail_after(1):``. A caller that is cancelled leaves nothing behind.
 
+        Args:
+            correlation_id: name the request, to ask again under the same name: the first answer to come counts, later ones
+                are dropped. The agent finds it as ``event.request.correlation_id``. Made by default.
+            options: see `SendOptions`.
+
         Raises:
-            AgentError: the agent failed on the request, or finished with it and gave no answer.
+            AgentError: the agent failed on the request, or finished with it and gave no answer, or the run has ended.
+            AskDeadlock: the agent waits for the one who asks.
+            ValueError: a request with this `correlation_id` is being waited for already.
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
-        replies = Replies.of(current_run(self.app))
-        slot = replies.open(self.name)
-        try:
-            given = options.get("headers")
-            options["headers"] = (*as_headers(given), *replies.headers(slot)) if given else replies.headers(slot)
-            await self.channel.send(value, key=key, **options)
-            answer: R = await slot.wait()
-            return answer
-        finally:
-            replies.forget(slot)
+        return await calls.ask(current_run(self.app), self, value, key, correlation_id, options)
+
+    async def ask_nowait(
+        self,
+        value: T | None = None,
+        *,
+        key: Any = None,
+        correlation_id: str | None = None,
+        **options: Unpack[SendOptions],
+    ) -> ReplyPromise[R]:
+        """Send a value, and return a promise of the answer: ``await promise`` waits for it. See `ask`."""
+        return await calls.ask_nowait(current_run(self.app), self, value, key, correlation_id, options)
+
+    def ask_stream(
+        self,
+        value: T | None = None,
+        *,
+        key: Any = None,
+        correlation_id: str | None = None,
+        **options: Unpack[SendOptions],
+    ) -> ReplyStream[R]:
+        """Send a value and iterate over all that the agent yields for this event.
+
+        A failure of the agent raises `AgentError` after the parts that came before. When its event is delivered again, the
+        k-th yield is taken for the k-th part, and comes once. An agent in this run waits while `reply_buffer_maxsize` parts
+        wait for the caller; where one in another process is so far ahead, the caller gets an `AgentError`. See `ask`.
+
+        Resource handling: the request is sent when the first part is waited for. Leave early through ``async with`` or
+        ``contextlib.aclosing``.
+        """
+        return ReplyStream(current_run(self.app), self, value, key, correlation_id, options)
+
+    def map(
+        self,
+        values: Iterable[T] | AsyncIterable[T],
+        key: Any = None,
+        *,
+        window: int | None = None,
+        **options: Unpack[SendOptions],
+    ) -> Results[R]:
+        """Ask with each of the values, and iterate over the answers as they come; their `index` says whose they are.
+
+        Args:
+            values: any iterable, sync or async. They are taken as the answers are, so there may be endlessly many. While it
+                waits for an async one, no answers are given out.
+            key: of all of them.
+            window: requests that wait for their answer at once; setting `reply_window` by default.
+
+        Raises, in the iteration:
+            AgentError: the agent failed on a request; whoever goes on iterating gets the other answers.
+        """
+        return self.kvmap(calls.keyed(values, key), window=window, **options)
+
+    def kvmap(self, items: calls.Items, *, window: int | None = None, **options: Unpack[SendOptions]) -> Results[R]:
+        """`map` over pairs of key and value."""
+        return Results(current_run(self.app), self, items, window, options)
+
+    async def join(
+        self,
+        values: Iterable[T] | AsyncIterable[T],
+        key: Any = None,
+        *,
+        window: int | None = None,
+        **options: Unpack[SendOptions],
+    ) -> list[R]:
+        """Ask with each of the values, and wait for all answers, in the order of the values. See `map`.
+
+        Raises:
+            AgentError: the agent failed on a request; the other answers are dropped.
+        """
+        return await self.map(values, key, window=window, **options).in_order()
+
+    async def kvjoin(self, items: calls.Items, *, window: int | None = None, **options: Unpack[SendOptions]) -> list[R]:
+        """`join` over pairs of key and value."""
+        return await self.kvmap(items, window=window, **options).in_order()
 
     def __repr__(self) -> str:
         return f"<Agent {self.name} on {self.channel.name}>"
@@ -170,3 +285,14 @@ def stream_value_type(fun: Callable[..., Any]) -> Any:
             found = get_args(hint)[0]
             return None if found is Any else found
     return None
+
+
+def answer_type(fun: Callable[..., Any]) -> Any:
+    """The `R` of a function that is annotated to return an async iterator of `R`; `Any` where it is not."""
+    try:
+        hint = get_type_hints(fun).get("return")
+    except NameError:
+        return Any
+    if get_origin(hint) in (AsyncIterator, AsyncGenerator, AsyncIterable):
+        return get_args(hint)[0]
+    return Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..channels.errors import FamulusError
 
-__all__ = ["AgentError", "YieldInsideNursery"]
+__all__ = ["AgentError", "AskDeadlock", "YieldInsideNursery"]
 
 
 class AgentError(FamulusError):
@@ -30,6 +30,14 @@ class AgentError(FamulusError):
     def __str__(self) -> str:
         text = f"agent {self.agent}: {self.reason}"
         return f"{text}\n\n{self.remote_traceback}" if self.remote_traceback else text
+
+
+class AskDeadlock(FamulusError, RuntimeError):
+    """An agent asked in a circle: all who could answer wait, in the end, for the one who asks.
+
+    Give the agent a `concurrency` that is higher than the requests that wait for each other, `cast` what needs no answer, or
+    ask from a task that the agent does not wait for.
+    """
 
 
 class YieldInsideNursery(FamulusError, RuntimeError):

@@ -13,7 +13,7 @@ from ..channels.dead_letters import bury, error_facts, is_dead_letter
 from ..channels.event import Event
 from ..channels.runs import Run
 from ..models import value_serde
-from .replies import AgentRequest
+from .requests import AgentRequest
 
 __all__ = ["FAILURE_POLICIES", "Failures", "OnFailure"]
 
@@ -71,7 +71,7 @@ class Failures:
             return
         request = event.request or AgentRequest.find(self._run, self._agent, event.headers, answers_itself=True)
         if isinstance(request, AgentRequest):
-            request.failed(error)
+            request.failed(error, event)
         if self._policy == "ack":
             event.message.release()
         else:

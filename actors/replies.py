@@ -1,198 +1,258 @@
-"""Answers: how a reply finds the caller who waits for it.
+"""The callers of a run: who waits for which answer, and where answers are sent to reach them.
 
-A request carries two headers, the caller's reply address and a correlation id; the value stays untouched. Every run
-has one address. An answer to a run of this process is handed over directly.
+Every run has one reply address. A request carries it with a correlation id in its headers. An answer to a run of this process is
+handed over directly; from other processes it comes through the topic that the address names (`reply_topic`).
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import traceback
 import uuid
-import weakref
-from typing import Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import outcome
 import trio
 
-from ..channels.errors import AppNotRunning
-from ..channels.message import CORRELATION_ID, REPLY_TO, Headers
+from ..channels.errors import AppNotRunning, ImproperlyConfigured
+from ..channels.message import Headers, Message
 from ..channels.runs import Run
+from ..channels.topic import Topic
+from ..models import Serde, value_serde
 from .errors import AgentError
+from .slots import ReplySlot, StreamSlot
+from .wire import Mode, Reply, decode_failure, failure_of, parse_reply, request_headers
 
-__all__ = ["CORRELATION_ID", "REPLY_TO", "AgentRequest", "Replies", "ReplySlot", "failure_of"]
+if TYPE_CHECKING:
+    from .agent import Agent
+
+__all__ = ["Replies", "answer_serde", "replies_at"]
 
 log = logging.getLogger("famulus.replies")
 
-
-class ReplySlot:
-    """One caller's wait for one answer."""
-
-    __slots__ = ("_arrived", "_outcome", "agent", "correlation_id")
-
-    def __init__(self, correlation_id: bytes, agent: str) -> None:
-        self.correlation_id = correlation_id
-        self.agent = agent
-        self._outcome: outcome.Outcome[Any] | None = None
-        self._arrived = trio.Event()
-
-    def settle(self, result: outcome.Outcome[Any]) -> bool:
-        """The answer. False when there was one already."""
-        if self._outcome is not None:
-            return False
-        self._outcome = result
-        self._arrived.set()
-        return True
-
-    async def wait(self) -> Any:
-        """Wait for the answer.
-
-        Raises:
-            AgentError: the agent failed on the request, or gave no answer.
-        """
-        await self._arrived.wait()
-        assert self._outcome is not None
-        return self._outcome.unwrap()
+S = TypeVar("S", bound=ReplySlot)
 
 
 class Replies:
-    """The callers of one run that wait for answers."""
+    """The callers of one run that wait for answers.
+
+    Attributes:
+        address: where answers go: the name of the run's reply topic.
+        tag: of this run alone.
+        is_client: the run has no agents of its own.
+        wanted: set when an answer may come from another process: by then the reply topic is to be read.
+        ready: set once that is so.
+    """
 
     def __init__(self, run: Run) -> None:
-        self._run = run
-        self.address: Final = f"{run.app.id}-reply-{uuid.uuid4().hex}".encode()
+        self.run: Final = run
+        prefix = run.options.reply_to_prefix or f"{run.app.id}-reply-"
+        self.tag: Final = uuid.uuid4().hex
+        name = f"{prefix}{run.options.consumer_group_instance_id or self.tag}"
+        self.address: Final = name.encode()
+        self.wanted = trio.Event()
+        self.ready = trio.Event()
+        self.is_client = False
         self._slots: dict[bytes, ReplySlot] = {}
-        self._ids = itertools.count(1)
+        self._failed: dict[str, BaseException] = {}
+        self._ids = map(f"{self.tag[:12]}.%d".__mod__, itertools.count(1))
         self._token = trio.lowlevel.current_trio_token()
         _by_address[self.address] = self
 
     @property
     def waiting(self) -> int:
-        """Callers that have no answer yet."""
+        """Requests that have no answer yet."""
         return len(self._slots)
 
-    def open(self, agent: str) -> ReplySlot:
+    def new_id(self) -> str:
+        """An id for a request, which no other run has."""
+        return next(self._ids)
+
+    # -- for callers -----------------------------------------------------------------------------------------
+
+    def open(
+        self, agent: Agent[Any, Any], make: Callable[[Agent[Any, Any], bytes], S], correlation_id: str | None
+    ) -> S:
         """A slot for a new request to an agent.
 
         Raises:
             AppNotRunning: the run is over.
+            AgentError: the agent could not be started, or cannot be reached from a client.
+            ValueError: a request with this id waits already.
         """
-        if self._run.closed:
-            raise AppNotRunning(f"app {self._run.app.id!r} has stopped")
-        slot = ReplySlot(str(next(self._ids)).encode(), agent)
-        self._slots[slot.correlation_id] = slot
+        if self.run.closed:
+            raise AppNotRunning(f"app {self.run.app.id!r} has stopped")
+        if self._failed and agent.name in self._failed:
+            raise failure_of(agent.name, self._failed[agent.name])
+        if self.is_client and not isinstance(agent.channel, Topic) and not agent.channel.is_foreign:
+            raise AgentError(
+                agent.name, f"it reads channel {agent.channel.name}, which is inside its worker: give it a topic"
+            )
+        identity = (self.new_id() if correlation_id is None else correlation_id).encode()
+        if identity in self._slots:
+            raise ValueError(f"correlation_id={correlation_id!r}: a request with this id waits for its answer already")
+        slot = make(agent, identity)
+        self._slots[identity] = slot
         return slot
+
+    async def reachable(self, agent: Agent[Any, Any]) -> None:
+        """Before a request is sent that another process may answer: wait until answers from there would be read.
+
+        Raises:
+            AppNotRunning: the run has ended meanwhile.
+        """
+        if self.ready.is_set() or not self.run.transport.crosses_processes or not isinstance(agent.channel, Topic):
+            return
+        self.wanted.set()
+        await self.ready.wait()
+        if self.run.closed:
+            raise AppNotRunning(f"app {self.run.app.id!r} has stopped")
 
     def forget(self, slot: ReplySlot) -> None:
         """The caller has its answer, or has left."""
         self._slots.pop(slot.correlation_id, None)
 
-    def headers(self, slot: ReplySlot) -> Headers:
+    def headers(self, slot: ReplySlot, mode: Mode) -> Headers:
         """What the request carries."""
-        return ((REPLY_TO, self.address), (CORRELATION_ID, slot.correlation_id))
+        return request_headers(self.address, slot.correlation_id, mode)
 
-    def receive(self, correlation_id: bytes, result: outcome.Outcome[Any]) -> None:
+    def waits_for(self, slot: ReplySlot) -> bool:
+        """Whether the answer has not come yet."""
+        return self._slots.get(slot.correlation_id) is slot
+
+    def find(self, correlation_id: bytes) -> ReplySlot | None:
+        """The slot of a request."""
+        return self._slots.get(correlation_id)
+
+    # -- answers, from agents of this process ------------------------------------------------------------------
+
+    def value(self, correlation_id: bytes, value: Any) -> None:
         """An answer came. For a caller that left, or a second one: dropped and counted."""
-        slot = self._slots.get(correlation_id)
-        if slot is None or not slot.settle(result):
-            self._run.counters.replies_dropped += 1
-
-    def receive_from_anywhere(self, correlation_id: bytes, result: outcome.Outcome[Any]) -> None:
-        """The same, from whatever thread or trio run the answering agent lives in."""
-        try:
-            here = trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:
-            here = False
-        if here:
-            self.receive(correlation_id, result)
+        slot = self._slots.pop(correlation_id, None)
+        if slot is None:
+            self.run.counters.replies_dropped += 1
         else:
-            self._token.run_sync_soon(self.receive, correlation_id, result)
+            slot.value(value)
 
-    def close(self) -> None:
-        """The run ends: nobody waits for ever."""
-        _by_address.pop(self.address, None)
-        for slot in list(self._slots.values()):
-            slot.settle(outcome.Error(AgentError(slot.agent, "the app stopped before the answer came")))
+    def part(self, correlation_id: bytes, number: int, value: Any) -> None:
+        """A part of an answer came; see `value`."""
+        slot = self._slots.get(correlation_id)
+        if not isinstance(slot, StreamSlot) or not slot.part(number, value):
+            self.run.counters.replies_dropped += 1
+        if slot is not None and isinstance(slot, StreamSlot) and slot.closed:
+            self.forget(slot)
+
+    def end(self, correlation_id: bytes, count: int) -> None:
+        """All parts of an answer have come."""
+        slot = self._slots.pop(correlation_id, None)
+        if isinstance(slot, StreamSlot):
+            slot.end(count)
+        else:
+            self.run.counters.replies_dropped += 1
+
+    def failure(self, correlation_id: bytes, error: Exception) -> None:
+        """There will be no answer."""
+        slot = self._slots.pop(correlation_id, None)
+        if slot is None:
+            self.run.counters.replies_dropped += 1
+        else:
+            slot.failure(error)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this run lives in the trio run, and thread, of who calls this."""
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
+
+    def call(self, method: Callable[..., None], *arguments: Any) -> None:
+        """Call one of the above, from whatever thread or trio run."""
+        if self.is_here:
+            method(*arguments)
+            return
+        try:
+            self._token.run_sync_soon(method, *arguments)
+        except trio.RunFinishedError:
+            log.debug("the caller's program has ended")
+
+    # -- answers, from other processes -------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """A message of the reply topic."""
+        reply = parse_reply(message.headers)
+        slot = None if reply is None else self._slots.get(reply.correlation_id)
+        if reply is None or slot is None:
+            self.run.counters.replies_dropped += 1
+            return
+        try:
+            self._take(slot, reply, message)
+        except Exception as error:
+            self.forget(slot)
+            slot.failure(AgentError(slot.agent.name, f"its answer cannot be decoded: {error}"))
+
+    def _take(self, slot: ReplySlot, reply: Reply, message: Message) -> None:
+        identity = reply.correlation_id
+        if reply.kind == "end":
+            self.end(identity, reply.part)
+        elif reply.kind == "failure":
+            self.failure(identity, decode_failure(slot.agent.name, message.value))
+        else:
+            value = answer_serde(self.run, slot.agent.answer_type).loads(message.value)
+            if reply.kind == "part":
+                self.part(identity, reply.part, value)
+            else:
+                self.value(identity, value)
+
+    # -- the end -------------------------------------------------------------------------------------------------
 
     def fail(self, agent: str, error: BaseException) -> None:
         """An agent could not be started: nobody waits for it for ever."""
-        for slot in list(self._slots.values()):
-            if slot.agent == agent:
-                slot.settle(outcome.Error(failure_of(agent, error)))
+        self._failed[agent] = error
+        for slot in [slot for slot in self._slots.values() if slot.agent.name == agent]:
+            self.forget(slot)
+            slot.failure(failure_of(agent, error))
+
+    def revive(self, agent: str) -> None:
+        """An agent that could not be started is up."""
+        self._failed.pop(agent, None)
+
+    def close(self) -> None:
+        """The run ends: nobody waits for ever."""
+        if _by_address.get(self.address) is self:
+            del _by_address[self.address]
+        slots, self._slots = list(self._slots.values()), {}
+        for slot in slots:
+            slot.failure(AgentError(slot.agent.name, "the app stopped before the answer came"))
+        self.ready.set()
 
     @staticmethod
     def of(run: Run) -> Replies:
         """The replies of a run."""
-        return run.state("actors.replies", lambda: Replies(run))
+        replies: Replies | None = run.found("actors.replies")
+        return run.state("actors.replies", lambda: Replies(run)) if replies is None else replies
+
+    def __repr__(self) -> str:
+        return f"<Replies {self.address.decode()} waiting={self.waiting}>"
 
 
-_by_address: weakref.WeakValueDictionary[bytes, Replies] = weakref.WeakValueDictionary()
+_by_address: dict[bytes, Replies] = {}
 
 
-class AgentRequest:
-    """A request in an agent's hands; implements `channels.event.Request`."""
-
-    __slots__ = ("_address", "_agent", "_answered", "_answers_itself", "_correlation_id", "_run")
-
-    def __init__(self, run: Run, agent: str, address: bytes, correlation_id: bytes, *, answers_itself: bool) -> None:
-        self._run = run
-        self._agent = agent
-        self._address = address
-        self._correlation_id = correlation_id
-        self._answers_itself = answers_itself
-        self._answered = False
-
-    @classmethod
-    def find(cls, run: Run, agent: str, headers: Headers, *, answers_itself: bool) -> AgentRequest | None:
-        """The request that a message is, by its headers, if somebody waits for its answer.
-
-        Args:
-            answers_itself: the agent yields answers; one that does not is answered None when it is done.
-        """
-        fields = dict(headers)
-        address, correlation_id = fields.get(REPLY_TO), fields.get(CORRELATION_ID)
-        if address is None or correlation_id is None:
-            return None
-        return cls(run, agent, address, correlation_id, answers_itself=answers_itself)
-
-    def answer(self, value: Any) -> None:
-        self._send(outcome.Value(value))
-
-    def acked(self) -> None:
-        if self._answered:
-            return
-        if self._answers_itself:
-            self.failed(AgentError(self._agent, "no answer: it finished with the request and yielded nothing"))
-        else:
-            self.answer(None)
-
-    def failed(self, error: BaseException) -> None:
-        """The agent failed on it, for good."""
-        self._send(outcome.Error(failure_of(self._agent, error)))
-
-    def _send(self, result: outcome.Outcome[Any]) -> None:
-        if self._answered:
-            return
-        self._answered = True
-        replies = _by_address.get(self._address)
-        if replies is None:
-            self._run.counters.replies_dropped += 1
-            log.debug("nobody in this process waits at %r", self._address)
-            return
-        self._run.counters.replies_sent += 1
-        replies.receive_from_anywhere(self._correlation_id, result)
+def replies_at(address: bytes) -> Replies | None:
+    """The run of this process that has a reply address, if there is one."""
+    return _by_address.get(address)
 
 
-def failure_of(agent: str, error: BaseException) -> AgentError:
-    """What the caller gets for what the agent raised."""
-    if isinstance(error, AgentError) and error.agent == agent:
-        return error
-    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    return AgentError(
-        agent,
-        f"{kind}: {error}",
-        remote_type=kind,
-        remote_message=str(error),
-        remote_traceback="".join(traceback.format_exception(error)),
-    )
+def answer_serde(run: Run, tp: Any) -> Serde[Any]:
+    """How answers of this type travel in a run: as values of a topic do that names no codec."""
+    key = ("actors.answers", tp)
+    serde: Serde[Any] | None = run.found(key)
+    if serde is None:
+        options = run.options
+        try:
+            serde = value_serde(tp, default=options.value_serializer, limits=options.codec_limits)
+        except (TypeError, LookupError) as error:
+            raise ImproperlyConfigured(f"answers of type {tp!r} cannot travel: {error}") from error
+        run.state(key, lambda: serde)
+    return serde

@@ -21,11 +21,21 @@ T = TypeVar("T")
 class Request(Protocol):
     """Somebody waits for an answer to this event. Implemented by the agents' layer."""
 
-    def answer(self, value: Any) -> None:
-        """The agent's answer."""
+    def answer(self, value: Any, event: Event[Any], /) -> bool:
+        """The agent's answer. Whether to `wait_room` before the next one.
 
-    def acked(self) -> None:
-        """The event is done with, whether it was answered or not."""
+        Raises:
+            EncodeError: it has to travel, and cannot be encoded.
+        """
+
+    async def wait_room(self) -> None:
+        """Wait until whoever asked can take more."""
+
+    def acked(self, event: Event[Any], /) -> None:
+        """The event is being acknowledged, whether it was answered or not."""
+
+    def again(self) -> Request:
+        """The same request, for the event that takes this one's place."""
 
 
 class AckResult(int):
@@ -104,14 +114,14 @@ class Event(Generic[T]):
         if self.failure is not None and self.on_failure is not None:
             self.on_failure(self, self.failure)
             return _ACKED
+        if self.request is not None:
+            self.request.acked(self)  # first: the offset waits for what it sends
         message = self.message  # released here, without a call: this is done for every event
         count = message.refcount = message.refcount - 1
         if count == 0:
             tracker = message.tracker
             if tracker is not None:
                 tracker.done(message)
-        if self.request is not None:
-            self.request.acked()
         return _ACKED
 
     def abandon(self) -> None:
@@ -121,9 +131,13 @@ class Event(Generic[T]):
             self.message.release()
 
     def reply(self, value: Any) -> None:
-        """Answer whoever asked; nothing happens when nobody did. The first answer counts."""
+        """Answer whoever asked; nothing happens when nobody did. The first answer counts; to `ask_stream`, all do.
+
+        Raises:
+            EncodeError: the answer has to go to another process, and cannot be encoded.
+        """
         if self.request is not None:
-            self.request.answer(value)
+            self.request.answer(value, self)
 
     def fail(self, error: BaseException) -> None:
         """One of its outputs was not delivered: a failure of this event, once it is out of its actor's hand.
@@ -165,7 +179,7 @@ class Event(Generic[T]):
         value = self.value if cursor is None else cursor.decoded(self)
         event: Event[T] = Event(self.key, value, self.headers, self.message, cursor, self.on_failure)
         event.attempt = self.attempt
-        event.request = self.request
+        event.request = None if self.request is None else self.request.again()
         self.acked = True
         self.on_failure = self.request = None
         return event

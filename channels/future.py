@@ -147,6 +147,20 @@ class FutureMessage(ProducerRecord):
         if self._waiters is not None:
             self._waiters.unpark_all()
 
+    def give_up(self, error: Exception) -> None:
+        """It will not be delivered, and its event need not wait for that."""
+        self._error = error
+        if self.events is not None:
+            for event in _all(self.events):
+                event.message.release()
+        if self._waiters is not None:
+            self._waiters.unpark_all()
+
+    @property
+    def expendable(self) -> bool:
+        """Whether it is no trouble when its topic is not there: an answer whose caller has left."""
+        return False
+
     def __repr__(self) -> str:
         state = "failed" if self._error else "delivered" if self._receipt else "pending" if self.size else "unsent"
         return f"<FutureMessage {self.topic} {state}>"

@@ -14,6 +14,7 @@ import attrs
 
 __all__ = [
     "CORRELATION_ID",
+    "REPLY_MODE",
     "REPLY_TO",
     "REQUEST_HEADERS",
     "TP",
@@ -35,8 +36,9 @@ Headers = tuple[tuple[str, bytes], ...]
 
 REPLY_TO: Final = "famulus-reply-to"
 CORRELATION_ID: Final = "famulus-correlation-id"
-REQUEST_HEADERS: Final = frozenset({REPLY_TO, CORRELATION_ID})
-"""What makes a message a question: where its answer goes, and which question it answers."""
+REPLY_MODE: Final = "famulus-reply-mode"
+REQUEST_HEADERS: Final = frozenset({REPLY_TO, CORRELATION_ID, REPLY_MODE})
+"""What makes a message a question: where its answer goes, which question it answers, and how much of it is wanted."""
 
 HeadersArg = Mapping[str, bytes | str] | Sequence[tuple[str, bytes | str]] | None
 """What callers may give as headers; text is sent as UTF-8."""

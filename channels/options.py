@@ -127,6 +127,17 @@ class MessagingOptions:
         low=0.001,
     )
     producer_flush_timeout: float = setting(10.0, "seconds that a flush may take at commit and at exit", low=0.001)
+    reply_to_prefix: str | None = setting(
+        None, "beginning of the name of the topic that this run gets its answers in; <app id>-reply- by default"
+    )
+    reply_expires: float = setting(
+        86_400.0, "seconds that the broker keeps answers whose caller died without deleting its topic", low=0.001
+    )
+    reply_create_topic: bool = setting(
+        False, "whether the reply topic is made at the start of every run, and not when the first ask needs it"
+    )
+    reply_window: int = setting(1000, "requests of one map or join that wait for their answers at once", low=1)
+    reply_buffer_maxsize: int = setting(1024, "parts of one ask_stream that wait for their caller", low=1)
     topic_partitions: int = setting(8, "partitions of a topic that is created without a number", low=1)
     topic_replication_factor: int = setting(1, "copies of a topic that is created without a number", low=1)
     topic_metadata_age: float = setting(

@@ -159,6 +159,14 @@ class Producer:
             queue = self._unrouted[future.topic] = Queue(TP(future.topic, NOWHERE))
         queue.messages.append(future)
 
+    def forget(self, topic: str) -> None:
+        """Keep nothing about a topic that is not written to any more; where messages wait for it, it is kept."""
+        tps = [tp for tp in self._queues if tp.topic == topic]
+        if not any(self._queues[tp].messages for tp in tps):
+            self._routes.pop(topic, None)
+            for tp in tps:
+                del self._queues[tp]
+
     def _wake(self) -> None:
         """Have the writing task look for work."""
         self._idle = False
@@ -235,7 +243,8 @@ class Producer:
     def _refuse_unrouted(self, topic: str, queue: Queue, error: TransportError) -> None:
         """There is no such topic, or not for us. What must not be given up waits until somebody has mended that."""
         kept = [future for future in queue.messages if future.persistent]
-        log.error(
+        log.log(
+            _level(queue.messages),
             "%d messages to %s cannot be delivered, %d are tried again: %s",
             len(queue.messages),
             topic,
@@ -353,7 +362,8 @@ class Producer:
         queue.apart = max(0, queue.apart - len(batch))
         kept = [future for future in batch if future.persistent]
         queue.messages.extend(kept)
-        log.error("%d messages to %s were not delivered, %d are tried again: %s", len(batch), tp, len(kept), error)
+        text = "%d messages to %s were not delivered, %d are tried again: %s"
+        log.log(_level(batch), text, len(batch), tp, len(kept), error)
         for future in batch:
             if not future.persistent:
                 self._settle_failed(future, error)
@@ -451,3 +461,8 @@ class Producer:
 
     def __repr__(self) -> str:
         return f"<Producer buffered={self._buffered} of {self._options.producer_buffer_maxsize}>"
+
+
+def _level(messages: Iterable[FutureMessage]) -> int:
+    """How loudly to say that these were not delivered."""
+    return logging.DEBUG if all(message.expendable for message in messages) else logging.ERROR

@@ -104,6 +104,10 @@ class Run:
             raise AppNotRunning(f"app {self.app.id!r} is still starting")
         return self.root.tree()
 
+    def is_current(self) -> bool:
+        """Whether the current task belongs to this run of the App."""
+        return _of_task.get().get(self.app) is self
+
     @contextmanager
     def current(self) -> Iterator[None]:
         """Within the block, declared objects of the App mean this run."""

@@ -121,19 +121,28 @@ class Taken(Event[list[Any]]):
 class _InTurn:
     """The k-th answer to a `take` is that to its k-th event."""
 
-    __slots__ = ("_requests",)
+    __slots__ = ("_events", "_last")
 
     def __init__(self, events: Sequence[Event[Any]]) -> None:
-        self._requests = [event.request for event in reversed(events)]
+        self._events = [*reversed(events)]
+        self._last: Request | None = None
 
-    def answer(self, value: Any) -> None:
-        if self._requests:
-            request: Request | None = self._requests.pop()
-            if request is not None:
-                request.answer(value)
+    def answer(self, value: Any, event: Event[Any]) -> bool:
+        if not self._events:
+            return False
+        part = self._events.pop()
+        self._last = part.request
+        return part.request is not None and part.request.answer(value, part)
 
-    def acked(self) -> None:
+    async def wait_room(self) -> None:
+        if self._last is not None:
+            await self._last.wait_room()
+
+    def acked(self, event: Event[Any]) -> None:
         """Nothing: each event tells its own request."""
+
+    def again(self) -> Request:
+        return self  # not used: each event has its own
 
 
 @attrs.define
