@@ -46,6 +46,9 @@ async def _request(
     """Send what the slot waits for the answer of."""
     channel = slot.agent.channel
     headers = replies.headers(slot, mode)
+    if not options and channel.hands_over:
+        await channel.submit(run, key, value, headers)
+        return
     given = options.get("headers")
     options["headers"] = (*as_headers(given), *headers) if given else headers
     if isinstance(channel, Topic):

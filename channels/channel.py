@@ -150,6 +150,11 @@ class Channel(Generic[T]):
         return ChannelSubscription(run, self, name, shared=shared)
 
     @property
+    def hands_over(self) -> bool:
+        """Whether what is sent goes to its readers in this process and nowhere else: its class does not override `send`."""
+        return type(self).send is Channel.send
+
+    @property
     def is_foreign(self) -> bool:
         """Whether it reads from another means of communication: its class overrides `listen`."""
         return type(self).listen is not Channel.listen
