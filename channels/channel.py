@@ -69,6 +69,8 @@ class Channel(Generic[T]):
     acks: bool
     on_decode_error: OnDecodeError = "skip"
     dead_letter: str | None = None
+    hands_over: bool
+    """Whether what is sent goes to its readers in this process and nowhere else: its class does not override `send`."""
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class Channel(Generic[T]):
         self.maxsize = options.get("maxsize")
         self.acks = options.get("acks", True)
         self._root: Channel[Any] = self
+        self.hands_over = type(self).send is Channel.send
 
     # -- copies --------------------------------------------------------------------------------------------
 
@@ -148,11 +151,6 @@ class Channel(Generic[T]):
         if self.is_foreign:
             return ForeignSubscription(run, self, name, shared=shared)
         return ChannelSubscription(run, self, name, shared=shared)
-
-    @property
-    def hands_over(self) -> bool:
-        """Whether what is sent goes to its readers in this process and nowhere else: its class does not override `send`."""
-        return type(self).send is Channel.send
 
     @property
     def is_foreign(self) -> bool:
@@ -274,13 +272,13 @@ class Channel(Generic[T]):
             await _call_back(future, options.get("callback"))
         return future
 
-    async def submit(self, run: Run, key: Any, value: Any, headers: Headers) -> None:
-        """`send` for a request: nobody waits for its receipt, and its sender goes on to wait for the answer."""
+    def offer(self, run: Run, key: Any, value: Any, headers: Headers) -> Event[Any] | None:
+        """Hand a value to the one reader, if there is one and it has room: None. Else its event, for `hand_out`.
+
+        For requests, which need no receipt, and whose senders go on to wait for the answer.
+        """
         event = Event(key, value, headers, Message(self.name, 0, -1, time.time(), 0, headers, None, None))
-        await trio.lowlevel.checkpoint_if_cancelled()
-        state = self._state(run)
-        if not state.offer(event):
-            await state.put(event, self.bound(run))
+        return None if self._state(run).offer(event) else event
 
     async def pass_on(self, value: Any, source: Message, *, key: Any, timestamp: float, headers: HeadersArg) -> None:
         """Send what was made of a message on its way through here: that one is not done before this one is."""
