@@ -120,7 +120,9 @@ def _command(program: Program, role: str, arguments: Sequence[str]) -> list[str]
 
 def _ask(program: Program, role: str, arguments: Sequence[str]) -> Run:
     command = _command(program, role, arguments)
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False, stdin=subprocess.DEVNULL)
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=_PATIENCE, check=False, stdin=subprocess.DEVNULL
+    )
     reports = [line for line in ran.stdout.splitlines() if line.startswith("{")]
     if ran.returncode or not reports:
         raise RuntimeError(f"{program.name} ended with {ran.returncode}:\n{ran.stdout}\n{ran.stderr}")

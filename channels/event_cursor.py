@@ -22,7 +22,7 @@ class EventCursor(Cursor):
     def __init__(self, inbox: EventInbox) -> None:
         super().__init__()
         self._inbox: Final = inbox
-        self._taker: Final = Taker(inbox)
+        self._taker: Final = Taker[Event[Any]](inbox)
         self._next: Event[Any] | None = None
         self._draining = False
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from math import inf
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import outcome
 import trio
@@ -19,6 +18,8 @@ from .event import Event
 from .message import Message
 
 __all__ = ["BatchInbox", "EventInbox", "Taker"]
+
+Item = TypeVar("Item")
 
 
 class BatchInbox:
@@ -31,7 +32,7 @@ class BatchInbox:
         on_room: called when an inbox that was full has room for half of `maxsize` again.
     """
 
-    __slots__ = ("_closed", "_full", "_receive", "_send", "buffered", "maxsize", "name", "on_room", "shared")
+    __slots__ = ("_full", "buffered", "closed", "maxsize", "name", "on_room", "shared", "takers", "waiting")
 
     def __init__(self, name: str, maxsize: int, *, shared: bool, on_room: Callable[[], None]) -> None:
         self.name = name
@@ -40,62 +41,48 @@ class BatchInbox:
         self.on_room = on_room
         self.buffered = 0
         self._full = False
-        self._closed = False
-        self._send, self._receive = trio.open_memory_channel[Sequence[Message]](inf)  # bounded by `room`
+        self.closed = False
+        self.waiting: deque[Sequence[Message]] = deque()  # bounded by `room`
+        self.takers: deque[Taker[Sequence[Message]]] = deque()
 
     @property
     def room(self) -> int:
         """Messages that may be delivered now: 0 from when it is full until it is half empty (hysteresis)."""
-        if self._full or self._closed:
+        if self._full or self.closed:
             return 0
         return self.maxsize - self.buffered
 
     def deliver(self, messages: Sequence[Message]) -> None:
         """Hand over a batch; never waits."""
-        if self._closed:
+        if self.closed:
             return
         self.buffered += len(messages)
         if self.buffered > self.maxsize // 2:
             self._full = True
         if self.shared:
             for message in messages:
-                self._send.send_nowait((message,))
+                self._put((message,))
         else:
-            self._send.send_nowait(messages)
+            self._put(messages)
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
+    def _put(self, batch: Sequence[Message]) -> None:
+        if self.takers:
+            self.takers.popleft().give(batch)
+        else:
+            self.waiting.append(batch)
 
     def peek(self) -> list[Sequence[Message]]:
         """What waits, left where it is."""
-        waiting: list[Sequence[Message]] = []
-        if not self._closed:
-            while (batch := self.take_nowait()) is not None:
-                waiting.append(batch)
-            for batch in waiting:
-                self._send.send_nowait(batch)
-        return waiting
+        return list(self.waiting)
 
     def take_nowait(self) -> Sequence[Message] | None:
         """The next batch, or None when there is none now."""
-        try:
-            return self._receive.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel):
-            return None
-
-    async def take(self) -> Sequence[Message]:
-        """Wait for the next batch.
-
-        Raises:
-            trio.EndOfChannel: it was closed.
-        """
-        return await self._receive.receive()
+        return self.waiting.popleft() if self.waiting else None
 
     def put_back(self, messages: Sequence[Message]) -> None:
         """Somebody has taken these and not used them."""
-        if messages and not self._closed:
-            self._send.send_nowait(messages)
+        if messages and not self.closed:
+            self._put(messages)
 
     def used(self, count: int) -> None:
         """A stream has finished with `count` messages."""
@@ -106,11 +93,11 @@ class BatchInbox:
 
     def close(self) -> list[Message]:
         """Take no more, and wake the streams that wait. Returns what nobody has taken."""
-        self._closed = True
-        waiting: list[Message] = []
-        while (batch := self.take_nowait()) is not None:
-            waiting.extend(batch)
-        self._send.close()
+        self.closed = True
+        waiting = [message for batch in self.waiting for message in batch]
+        self.waiting.clear()
+        while self.takers:
+            self.takers.popleft().end()
         return waiting
 
     def __repr__(self) -> str:
@@ -124,20 +111,20 @@ class EventInbox:
     nobody overtakes: as in trio's memory channels, which cost twice as much where each event is waited for.
     """
 
-    __slots__ = ("_closed", "_events", "_lot", "_senders", "_takers", "maxsize", "name")
+    __slots__ = ("_lot", "_senders", "closed", "maxsize", "name", "takers", "waiting")
 
     def __init__(self, name: str, maxsize: int) -> None:
         self.name = name
         self.maxsize = maxsize
-        self._closed = False
-        self._events: deque[Event[Any]] = deque()
-        self._takers: deque[Taker] = deque()
+        self.closed = False
+        self.waiting: deque[Event[Any]] = deque()
+        self.takers: deque[Taker[Event[Any]]] = deque()
         self._senders: OrderedDict[trio.lowlevel.Task, Event[Any]] = OrderedDict()
         self._lot: trio.lowlevel.ParkingLot | None = None
 
     @property
     def buffered(self) -> int:
-        return len(self._events)
+        return len(self.waiting)
 
     def put_nowait(self, event: Event[Any]) -> None:
         """Hand over an event.
@@ -146,21 +133,21 @@ class EventInbox:
             trio.WouldBlock: it is full.
             trio.ClosedResourceError: its reader has left.
         """
-        if self._closed:
+        if self.closed:
             raise trio.ClosedResourceError
-        if self._takers:
-            self._takers.popleft().give(event)
-        elif len(self._events) < self.maxsize:
-            self._events.append(event)
+        if self.takers:
+            self.takers.popleft().give(event)
+        elif len(self.waiting) < self.maxsize:
+            self.waiting.append(event)
         else:
             raise trio.WouldBlock
 
     def offer(self, event: Event[Any]) -> bool:
         """Hand over an event, if there is room."""
-        if self._takers:
-            self._takers.popleft().give(event)
-        elif len(self._events) < self.maxsize and not self._closed:
-            self._events.append(event)
+        if self.takers:
+            self.takers.popleft().give(event)
+        elif len(self.waiting) < self.maxsize and not self.closed:
+            self.waiting.append(event)
         else:
             return False
         return True
@@ -190,12 +177,12 @@ class EventInbox:
 
     def take_nowait(self) -> Event[Any] | None:
         """The next event, or None when there is none now."""
-        if not self._events:
+        if not self.waiting:
             return None
-        event = self._events.popleft()
+        event = self.waiting.popleft()
         if self._senders:
             task, waiting = self._senders.popitem(last=False)
-            self._events.append(waiting)
+            self.waiting.append(waiting)
             trio.lowlevel.reschedule(task)
         if self._lot is not None:
             self._lot.unpark_all()
@@ -210,12 +197,12 @@ class EventInbox:
 
     def close(self) -> None:
         """Take no more. What it holds is still given out, since no log has it."""
-        self._closed = True
+        self.closed = True
         while self._senders:
             task, _ = self._senders.popitem(last=False)
             trio.lowlevel.reschedule(task, outcome.Error(trio.ClosedResourceError()))
-        while self._takers:
-            self._takers.popleft().end()
+        while self.takers:
+            self.takers.popleft().end()
         if self._lot is not None:
             self._lot.unpark_all()
 
@@ -223,12 +210,22 @@ class EventInbox:
         return f"<EventInbox {self.name} {self.buffered}/{self.maxsize}>"
 
 
-class Taker:
-    """A place at an inbox, where one task at a time waits for an event."""
+class Inbox(Protocol[Item]):
+    """What a `Taker` needs to know of an inbox."""
+
+    closed: bool
+    waiting: deque[Item]
+    takers: deque[Taker[Item]]
+
+    def take_nowait(self) -> Item | None: ...
+
+
+class Taker(Generic[Item]):
+    """A place at an inbox, where one task at a time waits for the next item."""
 
     __slots__ = ("_inbox", "_task")
 
-    def __init__(self, inbox: EventInbox) -> None:
+    def __init__(self, inbox: Inbox[Item]) -> None:
         self._inbox: Final = inbox
         self._task: trio.lowlevel.Task | None = None
 
@@ -236,33 +233,33 @@ class Taker:
     def waiting(self) -> bool:
         return self._task is not None
 
-    def take(self) -> Awaitable[Event[Any] | None]:
-        """Wait for the next event. Cancelled, it has taken none; None when it was woken.
+    def take(self) -> Awaitable[Item | None]:
+        """Wait for the next item. Cancelled, it has taken none; None when it was woken.
 
         Raises:
             trio.EndOfChannel: the inbox was closed and what it held is taken.
         """
         inbox = self._inbox
-        if inbox._events or inbox._closed:
+        if inbox.waiting or inbox.closed:
             return self._take_ready()
         if self._task is not None:  # a stream that two tasks iterate
             return Taker(inbox).take()
         self._task = trio.lowlevel.current_task()
-        inbox._takers.append(self)
-        return trio.lowlevel.wait_task_rescheduled(self._abort)
+        inbox.takers.append(self)
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105  # awaited by the caller, without a coroutine more
 
-    async def _take_ready(self) -> Event[Any] | None:
+    async def _take_ready(self) -> Item | None:
         await trio.lowlevel.checkpoint()
-        event = self._inbox.take_nowait()
-        if event is None and self._inbox._closed:
+        item = self._inbox.take_nowait()
+        if item is None and self._inbox.closed:
             raise trio.EndOfChannel
-        return event
+        return item
 
-    def give(self, event: Event[Any] | None) -> None:
-        """End the wait with this event."""
+    def give(self, item: Item | None) -> None:
+        """End the wait with this item."""
         task, self._task = self._task, None
         assert task is not None, "only who waits is in the inbox's list"
-        trio.lowlevel.reschedule(task, outcome.Value(event))
+        trio.lowlevel.reschedule(task, outcome.Value(item))
 
     def end(self) -> None:
         """End the wait: nothing will come any more."""
@@ -271,12 +268,12 @@ class Taker:
         trio.lowlevel.reschedule(task, outcome.Error(trio.EndOfChannel()))
 
     def wake(self) -> None:
-        """End the wait without an event, if there is one."""
+        """End the wait without an item, if there is one."""
         if self._task is not None:
-            self._inbox._takers.remove(self)
+            self._inbox.takers.remove(self)
             self.give(None)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
-        self._inbox._takers.remove(self)
+        self._inbox.takers.remove(self)
         self._task = None
         return trio.lowlevel.Abort.SUCCEEDED
