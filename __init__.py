@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .actors.actor import current_agent as current_agent
     from .actors.agent import Agent as Agent
+    from .actors.calls import ReplyPromise as ReplyPromise
     from .actors.errors import AgentError as AgentError
+    from .actors.errors import AskDeadlock as AskDeadlock
     from .actors.errors import YieldInsideNursery as YieldInsideNursery
     from .app.app import App as App
+    from .app.client import RunningClient as RunningClient
+    from .app.client import open_client as open_client
     from .app.running import RunningApp as RunningApp
     from .app.running import open_app as open_app
     from .app.settings import Settings as Settings
@@ -84,10 +88,13 @@ _EXPORTS = {
     # an app
     "App": ".app.app",
     "RunningApp": ".app.running",
+    "RunningClient": ".app.client",
     "Settings": ".app.settings",
     "open_app": ".app.running",
+    "open_client": ".app.client",
     # agents
     "Agent": ".actors.agent",
+    "ReplyPromise": ".actors.calls",
     "current_agent": ".actors.actor",
     # channels
     "Channel": ".channels.channel",
@@ -127,6 +134,7 @@ _EXPORTS = {
     "tree": ".supervision.trees",
     # errors
     "AgentError": ".actors.errors",
+    "AskDeadlock": ".actors.errors",
     "AmbiguousRun": ".channels.errors",
     "AppNotRunning": ".channels.errors",
     "BrokerUnavailable": ".channels.errors",
@@ -153,10 +161,13 @@ __all__ = [  # noqa: RUF022  # in groups
     # an app
     "App",
     "RunningApp",
+    "RunningClient",
     "Settings",
     "open_app",
+    "open_client",
     # agents
     "Agent",
+    "ReplyPromise",
     "current_agent",
     # channels
     "Channel",
@@ -197,6 +208,7 @@ __all__ = [  # noqa: RUF022  # in groups
     "AgentError",
     "AmbiguousRun",
     "AppNotRunning",
+    "AskDeadlock",
     "BrokerUnavailable",
     "BufferFull",
     "CommitRefused",

@@ -15,7 +15,6 @@ from typing import Any
 import trio
 
 from ..channels.asyncio_hint import explained
-from ..channels.channel import Channel
 from ..channels.crew import Crew
 from ..channels.event import Event
 from ..channels.hand import Hand, current_hand
@@ -27,6 +26,7 @@ from .agent import Agent
 from .errors import YieldInsideNursery
 from .failure import Failures
 from .requests import AgentRequest
+from .sinks import pour
 from .waiting import Asker, enroll
 
 __all__ = ["Actor", "AgentRun", "current_agent"]
@@ -53,7 +53,7 @@ class AgentRun:
         """The agent's supervisor with its actors. They are started once the subscription is."""
         options = self.agent.options
         return supervisor(
-            options.supervisor_strategy,
+            options.strategy,
             *(
                 child(actor.play, name=f"{self.agent.name}[{actor.index}]", shutdown=options.drain)
                 for actor in self.actors
@@ -219,8 +219,8 @@ class Actor(Asker):
             try:
                 if event is not None and event.request is not None and event.request.answer(value, event):
                     await event.request.wait_room()
-                for sink in self._agent.options.sinks:
-                    await _sink(sink, value, event)
+                for sink in self._agent.sinks:
+                    await pour(sink, value, event)
             except Exception as error:
                 failed = error
 
@@ -242,15 +242,6 @@ class Actor(Asker):
 
     def __repr__(self) -> str:
         return f"<Actor {self._agent.name}[{self.index}] {self._hand!r}>"
-
-
-async def _sink(sink: Any, value: Any, event: Event[Any] | None) -> None:
-    if isinstance(sink, Channel | Agent):
-        await sink.send(value, key=None if event is None else event.key)
-    else:
-        result = sink(value)
-        if inspect.isawaitable(result):
-            await result
 
 
 def current_agent() -> Agent[Any, Any] | None:

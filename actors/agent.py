@@ -5,13 +5,8 @@ An agent is data until a run starts its actors (`actors.actor`). Its calls resol
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, Generic, TypeVar, Unpack, get_args, get_origin, get_type_hints
-
-import attrs
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar, Unpack
 
 from ..channels.arguments import SendOptions, SendSoonOptions
 from ..channels.channel import Channel
@@ -19,21 +14,14 @@ from ..channels.errors import ImproperlyConfigured
 from ..channels.future import FutureMessage
 from ..channels.runs import Declaration, current_run
 from ..channels.stream import Stream
-from ..supervision import OneForOneSupervisor, SupervisorStrategy
+from ..channels.topic import Topic
 from . import calls
-from .calls import ReplyPromise, ReplyStream, Results, forwarded
-from .failure import FAILURE_POLICIES, OnFailure
+from .calls import ReplyPromise, ReplyStream, ReplyTo, Results, forwarded
+from .functions import answer_type, answers
+from .options import AgentOptions, OnError
+from .sinks import check_sinks
 
-__all__ = [
-    "Agent",
-    "AgentFunction",
-    "AgentOptions",
-    "OnError",
-    "Sink",
-    "agent_name",
-    "answer_type",
-    "stream_value_type",
-]
+__all__ = ["Agent", "AgentFunction", "AgentOptions", "OnError", "Sink"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,43 +29,8 @@ R = TypeVar("R")
 AgentFunction = Callable[[Stream[T]], AsyncIterator[R]] | Callable[[Stream[T]], Awaitable[None]]
 """An async generator function over a stream, whose yields are answers; or an async function that answers nothing."""
 
-OnError = Callable[["Agent[Any, Any]", BaseException], Awaitable[None] | None]
 Sink = "Agent[Any, Any] | Channel[Any] | Callable[[Any], Any]"
 """Where answers go as well: another agent, a channel or topic, or a function, plain or async."""
-
-
-@attrs.frozen(kw_only=True)
-class AgentOptions:
-    """How an agent's actors are run.
-
-    Attributes:
-        concurrency: actors per worker. They share the stream: the idle one takes the next event, so order is lost.
-        on_failure: what happens to the event of an actor that raises: "ack" skips it, "retry" delivers it again, up
-            to `max_attempts` times, then and with "dead_letter" it goes to `<topic>.dead-letter`.
-        supervisor_strategy: over the actors.
-        on_error: called with the agent and what it raised.
-        sinks: where answers go as well.
-        drain: seconds that the event in hand may take when the agent is stopped.
-    """
-
-    concurrency: int = 1
-    on_failure: OnFailure = "ack"
-    max_attempts: int = 5
-    supervisor_strategy: SupervisorStrategy | type[SupervisorStrategy] = OneForOneSupervisor
-    on_error: OnError | None = None
-    sinks: Sequence[Any] = ()
-    drain: float = 5.0
-
-    def __attrs_post_init__(self) -> None:
-        if self.concurrency < 1:
-            raise ImproperlyConfigured(f"agent concurrency={self.concurrency!r}: expected a whole number of at least 1")
-        if self.max_attempts < 1:
-            raise ImproperlyConfigured(
-                f"agent max_attempts={self.max_attempts!r}: expected a whole number of at least 1"
-            )
-        if self.on_failure not in FAILURE_POLICIES:
-            expected = " or ".join(repr(policy) for policy in FAILURE_POLICIES)
-            raise ImproperlyConfigured(f"agent on_failure={self.on_failure!r}: expected {expected}")
 
 
 class Agent(Generic[T, R]):
@@ -95,6 +48,7 @@ class Agent(Generic[T, R]):
         channel: Channel[T],
         options: AgentOptions,
         help: str = "",
+        scope: Mapping[str, Any] | None = None,
     ) -> None:
         self.app = app
         self.fun = fun
@@ -102,11 +56,16 @@ class Agent(Generic[T, R]):
         self.channel = channel
         self.options = options
         self.help = help
-        self.answers = inspect.isasyncgenfunction(inspect.unwrap(fun))
-        self.answer_type = answer_type(fun)
-        if not (self.answers or inspect.iscoroutinefunction(inspect.unwrap(fun))):
+        self.answers = answers(fun, name)
+        self.answer_type = answer_type(fun, scope or {})
+        self.sinks: tuple[Any, ...] = check_sinks(options.sinks, name)
+        if self.sinks and not self.answers:
             raise ImproperlyConfigured(
-                f"agent {name}: expected an async function or async generator function over a stream, got {fun!r}"
+                f"agent {name} yields nothing that could go to its sinks: make it an async generator, or leave sink= out"
+            )
+        if options.isolated_partitions and not isinstance(channel, Topic):
+            raise ImproperlyConfigured(
+                f"agent {name}: isolated_partitions=True needs a topic to read, and {channel!r} has no partitions"
             )
 
     async def send(
@@ -114,7 +73,7 @@ class Agent(Generic[T, R]):
         value: Any = None,
         *,
         key: Any = None,
-        reply_to: Agent[Any, Any] | Channel[Any] | str | None = None,
+        reply_to: ReplyTo | None = None,
         correlation_id: str | None = None,
         **options: Unpack[SendOptions],
     ) -> FutureMessage:
@@ -137,7 +96,7 @@ class Agent(Generic[T, R]):
         value: Any = None,
         *,
         key: Any = None,
-        reply_to: Agent[Any, Any] | Channel[Any] | str | None = None,
+        reply_to: ReplyTo | None = None,
         correlation_id: str | None = None,
         **options: Unpack[SendSoonOptions],
     ) -> FutureMessage:
@@ -262,37 +221,3 @@ class Agent(Generic[T, R]):
 
     def __repr__(self) -> str:
         return f"<Agent {self.name} on {self.channel.name}>"
-
-
-def agent_name(fun: Callable[..., Any]) -> str:
-    """An agent's name: its module and function. In a script, the script's own name stands for `__main__`."""
-    module = fun.__module__
-    if module == "__main__":
-        file = getattr(sys.modules["__main__"], "__file__", None)
-        module = Path(file).stem if file else "main"
-    return f"{module}.{fun.__qualname__.replace('<locals>.', '')}"
-
-
-def stream_value_type(fun: Callable[..., Any]) -> Any:
-    """The `T` of a function's `Stream[T]` parameter, or None where it is not annotated."""
-    try:
-        hints = get_type_hints(fun)
-    except NameError:
-        return None
-    hints.pop("return", None)
-    for hint in hints.values():
-        if get_origin(hint) is Stream:
-            found = get_args(hint)[0]
-            return None if found is Any else found
-    return None
-
-
-def answer_type(fun: Callable[..., Any]) -> Any:
-    """The `R` of a function that is annotated to return an async iterator of `R`; `Any` where it is not."""
-    try:
-        hint = get_type_hints(fun).get("return")
-    except NameError:
-        return Any
-    if get_origin(hint) in (AsyncIterator, AsyncGenerator, AsyncIterable):
-        return get_args(hint)[0]
-    return Any

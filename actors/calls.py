@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
@@ -36,7 +36,7 @@ R = TypeVar("R")
 Items = Iterable[tuple[Any, Any]] | AsyncIterable[tuple[Any, Any]]
 """Pairs of key and value."""
 
-ReplyTo = "Agent[Any, Any] | Topic[Any] | str"
+ReplyTo: TypeAlias = "Agent[Any, Any] | Channel[Any] | str"
 """Where answers are sent instead of to the caller: an agent that reads a topic, a topic, or a topic's name."""
 
 
@@ -272,6 +272,41 @@ class ReplyStream(AsyncIterator[R], Generic[R]):
         return f"<ReplyStream of {self._slot.agent.name}>"
 
 
+class Gathering:
+    """What the slots of a `Results` have gathered. They keep this, and not the iterator, which may be dropped meanwhile.
+
+    Attributes:
+        open: by their number, the requests that have no answer yet.
+        answers: those that have come: number, value, or an error.
+    """
+
+    __slots__ = ("_task", "answers", "open")
+
+    def __init__(self) -> None:
+        self.open: dict[int, MemberSlot] = {}
+        self.answers: deque[tuple[int, Any, Exception | None]] = deque()
+        self._task: Task | None = None
+
+    def arrived(self, index: int, value: Any, error: Exception | None) -> None:
+        """For the slots: an answer is there."""
+        del self.open[index]
+        self.answers.append((index, value, error))
+        if self._task is not None:
+            reschedule(self._task)
+            self._task = None
+
+    async def wait(self) -> None:
+        """Wait until one is there."""
+        if self._task is not None:
+            raise trio.BusyResourceError("another task waits for the next of these answers")
+        self._task = current_task()
+        await wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: Any) -> Abort:
+        self._task = None
+        return Abort.SUCCEEDED
+
+
 class Results(AsyncIterator[R], Generic[R]):
     """The answers to many requests, each as it comes.
 
@@ -284,17 +319,15 @@ class Results(AsyncIterator[R], Generic[R]):
 
     __slots__ = (
         "__weakref__",
-        "_answers",
         "_exhausted",
+        "_gathering",
         "_item",
         "_items",
         "_next",
-        "_open",
         "_options",
         "_replies",
         "_run",
         "_source",
-        "_task",
         "_window",
         "agent",
         "correlation_id",
@@ -309,63 +342,43 @@ class Results(AsyncIterator[R], Generic[R]):
         self._window = window or run.options.reply_window
         self._options = options
         self._items, self._source = _iterators(items)
-        self._open: dict[int, MemberSlot] = {}
-        self._answers: deque[tuple[int, Any, Exception | None]] = deque()
+        self._gathering = Gathering()
         self._next = 0
         self._item: tuple[Any, Any] | None = None
         self._exhausted = False
-        self._task: Task | None = None
         self.agent = agent
         self.correlation_id: bytes | None = None  # there are several; see `waiting.Awaited`
         self.index = -1
-
-    def arrived(self, index: int, value: Any, error: Exception | None) -> None:
-        """For its slots: an answer is there."""
-        del self._open[index]
-        self._answers.append((index, value, error))
-        if self._task is not None:
-            reschedule(self._task)
-            self._task = None
 
     def __aiter__(self) -> Results[R]:
         return self
 
     async def __anext__(self) -> R:
         asker = asking()
-        pacer = self._run.pacer
+        gathering, pacer = self._gathering, self._run.pacer
         try:
             if pacer.due():
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.checkpoint_if_cancelled()
-            while not self._answers:
-                if not self._exhausted and len(self._open) < self._window:
+            while not gathering.answers:
+                if not self._exhausted and len(gathering.open) < self._window:
                     await self._ask_next()
                     continue
-                if not self._open:
+                if not gathering.open:
                     raise StopAsyncIteration
                 if asker is not None:
                     await begin_wait(self._run, asker, self)
-                if not self._answers:
-                    await self._wait()
+                if not gathering.answers:
+                    await gathering.wait()
         finally:
             if asker is not None:
                 asker.waits_for = None
-        self.index, value, error = self._answers.popleft()
+        self.index, value, error = gathering.answers.popleft()
         if error is not None:
             raise_bare(error)
         answer: R = value
         return answer
-
-    async def _wait(self) -> None:
-        if self._task is not None:
-            raise trio.BusyResourceError("another task waits for the next of these answers")
-        self._task = current_task()
-        await wait_task_rescheduled(self._abort)
-
-    def _abort(self, _: Any) -> Abort:
-        self._task = None
-        return Abort.SUCCEEDED
 
     async def _ask_next(self) -> None:
         """Take a value and send the request."""
@@ -377,14 +390,17 @@ class Results(AsyncIterator[R], Generic[R]):
                 return
         key, value = self._item
         number = self._next
-        slot = self._replies.open(self.agent, lambda agent, identity: MemberSlot(agent, identity, self, number), None)
-        self._open[number] = slot
+        gathering = self._gathering
+        slot = self._replies.open(
+            self.agent, lambda agent, identity: MemberSlot(agent, identity, gathering, number), None
+        )
+        gathering.open[number] = slot
         try:
             await _request(self._run, slot, self._replies, value, key, cast(SendOptions, {**self._options}))
         except BaseException as error:
-            if self._open.pop(number, None) is not None:
-                self._replies.forget(slot)
-            if not isinstance(error, trio.Cancelled):  # else it is sent when this is iterated again
+            unanswered = gathering.open.pop(number, None) is not None
+            self._replies.forget(slot)
+            if not (unanswered and isinstance(error, trio.Cancelled)):  # else it is sent when this is iterated again
                 self._next, self._item = number + 1, None
             raise
         self._next, self._item = number + 1, None
@@ -396,10 +412,11 @@ class Results(AsyncIterator[R], Generic[R]):
 
     def _leave(self) -> None:
         self._exhausted = True
-        for slot in self._open.values():
+        gathering = self._gathering
+        for slot in gathering.open.values():
             self._replies.forget(slot)
-        self._open.clear()
-        self._answers.clear()
+        gathering.open.clear()
+        gathering.answers.clear()
 
     async def __aenter__(self) -> Results[R]:
         return self
@@ -410,7 +427,7 @@ class Results(AsyncIterator[R], Generic[R]):
         self._leave()
 
     def __del__(self) -> None:
-        if getattr(self, "_open", None):
+        if getattr(self, "_gathering", None) is not None:
             self._leave()
 
     async def in_order(self) -> list[R]:
@@ -433,7 +450,7 @@ class Results(AsyncIterator[R], Generic[R]):
         return found
 
     def __repr__(self) -> str:
-        return f"<Results of {self.agent.name} waiting={len(self._open)} sent={self._next}>"
+        return f"<Results of {self.agent.name} waiting={len(self._gathering.open)} sent={self._next}>"
 
 
 def _iterators(items: Items) -> tuple[Any, Any]:

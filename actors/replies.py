@@ -41,7 +41,8 @@ class Replies:
         tag: of this run alone.
         is_client: the run has no agents of its own.
         wanted: set when an answer may come from another process: by then the reply topic is to be read.
-        ready: set once that is so.
+        ready: set once that is so, or cannot be.
+        refusal: why it cannot.
     """
 
     def __init__(self, run: Run) -> None:
@@ -52,6 +53,7 @@ class Replies:
         self.address: Final = name.encode()
         self.wanted = trio.Event()
         self.ready = trio.Event()
+        self.refusal: Exception | None = None
         self.is_client = False
         self._slots: dict[bytes, ReplySlot] = {}
         self._failed: dict[str, BaseException] = {}
@@ -104,9 +106,12 @@ class Replies:
         if self.ready.is_set() or not self.run.transport.crosses_processes or not isinstance(agent.channel, Topic):
             return
         self.wanted.set()
-        await self.ready.wait()
+        if self.refusal is None:
+            await self.ready.wait()
         if self.run.closed:
             raise AppNotRunning(f"app {self.run.app.id!r} has stopped")
+        if self.refusal is not None:
+            raise AgentError(agent.name, f"its answer could not be received here: {self.refusal}")
 
     def forget(self, slot: ReplySlot) -> None:
         """The caller has its answer, or has left."""
@@ -203,6 +208,17 @@ class Replies:
                 self.part(identity, reply.part, value)
             else:
                 self.value(identity, value)
+
+    def begin(self) -> None:
+        """The reply topic is read."""
+        self.refusal = None
+        self.ready.set()
+
+    def refuse(self, error: Exception) -> None:
+        """The reply topic cannot be made, or not be read: requests to other processes are refused until it can."""
+        self.refusal = error
+        before, self.ready = self.ready, trio.Event()
+        before.set()
 
     # -- the end -------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class ReplyReader:
                 async with run.transport.open_reader(start) as reader:
                     self._position = reader.position(tp)
                     retry.clear()
-                    self._replies.ready.set()
+                    self._replies.begin()
                     while True:
                         for batch in await reader.fetch(_AT_ONCE):
                             for message in batch.messages:
@@ -70,6 +70,8 @@ class ReplyReader:
                 self._position = None  # somebody has deleted it: it is made again
                 await retry.wait(error)
             except TransportError as error:
+                if not error.retriable:
+                    self._replies.refuse(error)
                 await retry.wait(error)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..actors.agent import Agent
 from ..channels.errors import ImproperlyConfigured
@@ -12,9 +12,12 @@ from ..channels.runs import Declaration, current_run
 from ..channels.topic import Topic
 from ..supervision import Leaf, Restart, StrategyLike, TreeNode, TreeSpec, tree
 from ..supervision.specs import StopOrder
-from .declare import Declarations, Declared, ServiceDeclaration, TaskDeclaration, TimerDeclaration
+from .declare import Declarations, Declared, ServiceDeclaration, TaskDeclaration, TimerDeclaration, name_taken
 from .placing import TreeLike, as_tree, with_groups
 from .settings import Settings, resolve_settings
+
+if TYPE_CHECKING:
+    from .client import ClientStart
 
 __all__ = ["App"]
 
@@ -105,10 +108,13 @@ class App(Declarations):
         with_groups(self._tree, [*self._groups, group])
         self._groups.append(group)
 
+    def _check_new(self, name: str) -> None:
+        if name in self.agents:
+            raise ImproperlyConfigured(name_taken(self.id, name))
+
     def _adopt(self, declared: Declared) -> None:
         if isinstance(declared, Agent):
-            if declared.name in self.agents:
-                raise ImproperlyConfigured(f"app {self.id!r} has an agent {declared.name!r} already: give name=")
+            self._check_new(declared.name)
             self.agents[declared.name] = declared
         elif isinstance(declared, Topic):
             self.topics.setdefault(declared.name, declared)
@@ -134,6 +140,18 @@ class App(Declarations):
             AppNotRunning, AmbiguousRun: see `current_run`.
         """
         return current_run(self).tree()
+
+    def start_client(self, **settings: Any) -> ClientStart:
+        """Call the App's agents without running them: ``async with app.start_client() as client:``. See `open_client`.
+
+        What a client runs ends with the block, so this is not awaited, as it is in Faust.
+
+        Args:
+            settings: override the App's and the environment's; see `Settings`.
+        """
+        from .client import ClientStart
+
+        return ClientStart(self, settings)
 
     def main(self) -> NoReturn:
         """Be the command-line program `famulus` for this app: ``python shop.py worker -l info``. Does not return."""

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, Unpack, overload
 
 import attrs
 
-from ..actors.agent import Agent, AgentOptions, OnError, agent_name, stream_value_type
+from ..actors.agent import Agent, AgentOptions, OnError
 from ..actors.failure import OnFailure
+from ..actors.functions import agent_name, answers, stream_value_type
+from ..actors.sinks import check_sinks
 from ..channels.arguments import AnyTopicOptions, ChannelOptions, TopicOptions
 from ..channels.channel import Channel
 from ..channels.errors import ImproperlyConfigured
@@ -22,9 +26,10 @@ from ..channels.sources import StreamSource, stream_over
 from ..channels.steps import Processor
 from ..channels.stream import Stream
 from ..channels.topic import Topic
-from ..supervision import OneForOneSupervisor, Restart, SupervisorStrategy
+from ..supervision import Backoff, OneForOneSupervisor, Restart, SupervisorStrategy
 
 __all__ = ["AgentDecorator", "Declarations", "Declared", "ServiceDeclaration", "TaskDeclaration", "TimerDeclaration"]
+__all__ += ["name_taken"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,6 +68,14 @@ Declared = Agent[Any, Any] | Topic[Any] | TaskDeclaration | TimerDeclaration | S
 """What may be declared on an App."""
 
 
+def name_taken(app: str, agent: str) -> str:
+    """What to say of a second agent of one name."""
+    return (
+        f"app {app!r} has an agent {agent!r} already: give this one another, name=...; where each instance of a class "
+        "declares its own, a name made of what tells them apart"
+    )
+
+
 class AgentDecorator(Protocol):
     """What `app.agent(...)` returns: it makes an `Agent[T, R]` of a function over a `Stream[T]`."""
 
@@ -79,6 +92,13 @@ class Declarations(ABC):
     @abstractmethod
     def _declaration(self) -> Declaration:
         """The App that declared objects belong to."""
+
+    @abstractmethod
+    def _check_new(self, name: str) -> None:
+        """
+        Raises:
+            ImproperlyConfigured: there is an agent of this name.
+        """
 
     @abstractmethod
     def _adopt(self, declared: Declared) -> None:
@@ -143,10 +163,12 @@ class Declarations(ABC):
         *,
         name: str | None = None,
         concurrency: int = 1,
-        sink: Sequence[Any] = (),
+        isolated_partitions: bool = False,
+        sink: Iterable[Any] = (),
         on_error: OnError | None = None,
         on_failure: OnFailure = "ack",
         max_attempts: int = 5,
+        backoff: Backoff | float | timedelta | None = None,
         supervisor_strategy: SupervisorStrategy | type[SupervisorStrategy] | None = None,
         help: str | None = None,
         **topic_options: Unpack[AnyTopicOptions],
@@ -157,7 +179,10 @@ class Declarations(ABC):
             channel: what it reads: a channel, a topic, or a topic's name. By default an internal topic named
                 ``<app id>-<module>.<agent>``, whose value type is the `T` of the function's `Stream[T]`.
             name: its module and function by default.
-            concurrency, sink, on_error, on_failure, max_attempts, supervisor_strategy: see `AgentOptions`.
+            concurrency, isolated_partitions, on_error, on_failure, max_attempts, backoff, supervisor_strategy: see
+                `AgentOptions`.
+            sink: where answers go as well, several: agents, channels, topics or their names, functions of one value, plain
+                or async.
             help: shown by ``famulus agents``; its docstring by default.
             topic_options: for the topic, where no channel is given; see `Topic`.
 
@@ -171,22 +196,33 @@ class Declarations(ABC):
             )
         options = AgentOptions(
             concurrency=concurrency,
+            isolated_partitions=isolated_partitions,
             on_failure=on_failure,
             max_attempts=max_attempts,
+            backoff=backoff,
             supervisor_strategy=OneForOneSupervisor if supervisor_strategy is None else supervisor_strategy,
             on_error=on_error,
-            sinks=tuple(sink),
         )
 
         def decorate(fun: Any) -> Any:
             full_name = name or agent_name(fun)
+            if isinstance(channel, Channel) and topic_options:
+                raise ImproperlyConfigured(
+                    f"agent {full_name}: {', '.join(sorted(topic_options))} describe a topic, but a channel was given: "
+                    "give them to app.topic(...)"
+                )
+            answers(fun, full_name)  # before there is a topic for it
+            self._check_new(full_name)
+            scope = sys._getframe(1).f_locals
+            sinks = [self.topic(each) if isinstance(each, str) else each for each in check_sinks(sink, full_name)]
             agent: Agent[Any, Any] = Agent(
                 self._declaration,
                 fun,
                 name=full_name,
-                channel=self._agent_channel(channel, full_name, fun, topic_options),
-                options=options,
-                help=help if help is not None else (fun.__doc__ or "").strip(),
+                channel=self._agent_channel(channel, full_name, fun, topic_options, scope),
+                options=attrs.evolve(options, sinks=tuple(sinks)),
+                help=help if help is not None else (inspect.getdoc(fun) or "").strip(),
+                scope=scope,
             )
             self._adopt(agent)
             return agent
@@ -194,20 +230,20 @@ class Declarations(ABC):
         return decorate
 
     def _agent_channel(
-        self, channel: Channel[Any] | str | None, name: str, fun: Callable[..., Any], topic_options: Mapping[str, Any]
+        self,
+        channel: Channel[Any] | str | None,
+        name: str,
+        fun: Callable[..., Any],
+        topic_options: Mapping[str, Any],
+        scope: Mapping[str, Any],
     ) -> Channel[Any]:
         """The channel that an agent reads: the one given, the topic named, or one named after the agent."""
         if isinstance(channel, Channel):
-            if topic_options:
-                raise ImproperlyConfigured(
-                    f"agent {name}: {', '.join(sorted(topic_options))} describe a topic, but a channel was given: "
-                    "give them to app.topic(...)"
-                )
             return channel
         options: Any = dict(topic_options)
         schema = options.get("schema")
-        if schema is None or schema.value_type is None:
-            options.setdefault("value_type", stream_value_type(fun))
+        if "value_type" not in options and (schema is None or schema.value_type is None):
+            options["value_type"] = stream_value_type(fun, agent=name, scope=scope)
         if channel is not None:
             return self.topic(channel, **options)
         if options.get("pattern") is not None:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from itertools import chain
 from math import inf
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import attrs
 import trio
@@ -21,15 +21,14 @@ import trio
 from ..actors.actor import AgentRun
 from ..actors.agent import Agent
 from ..actors.replies import Replies
+from ..actors.reply_topic import ReplyReader
 from ..channels.asyncio_hint import explained
 from ..channels.channel import Channel
 from ..channels.counters import Statistics
-from ..channels.errors import AppNotRunning, BrokerUnavailable, ImproperlyConfigured, TransportError
+from ..channels.errors import AppNotRunning, ImproperlyConfigured
 from ..channels.hand import Hand, current_hand
-from ..channels.retry import Retry
 from ..channels.runs import Declaration, Run
 from ..channels.subscription import close_readers
-from ..channels.transport import TransportOptions, load_transport
 from ..supervision import (
     ChildSpec,
     CrashingSupervisor,
@@ -47,7 +46,17 @@ from ..supervision import (
 )
 from ..supervision.specs import StopOrder
 from .app import App
-from .declare import AgentDecorator, Declarations, Declared, ServiceDeclaration, TaskDeclaration, TimerDeclaration
+from .bound import BoundAgent
+from .connecting import Connection, make_transport
+from .declare import (
+    AgentDecorator,
+    Declarations,
+    Declared,
+    ServiceDeclaration,
+    TaskDeclaration,
+    TimerDeclaration,
+    name_taken,
+)
 from .placing import TreeLike, as_tree, place
 from .settings import Settings
 from .timers import run_timer
@@ -61,27 +70,6 @@ log = logging.getLogger("famulus.app")
 
 Kind = Literal["services", "agents", "tasks", "timers"]
 """The supervisors that run what a declared tree does not name."""
-
-
-class BoundAgent(Generic[T, R]):
-    """An agent of one particular run, for when several runs of its App are live."""
-
-    def __init__(self, run: Run, agent: Agent[T, R]) -> None:
-        self._run = run
-        self._agent = agent
-
-    async def ask(self, value: T | None = None, **options: Any) -> R:
-        """See `Agent.ask`."""
-        with self._run.current():
-            return await self._agent.ask(value, **options)
-
-    async def cast(self, value: T | None = None, **options: Any) -> None:
-        """See `Agent.cast`."""
-        with self._run.current():
-            await self._agent.cast(value, **options)
-
-    def __repr__(self) -> str:
-        return f"<BoundAgent {self._agent.name} in {self._run!r}>"
 
 
 class RunningApp(Declarations):
@@ -117,9 +105,6 @@ class RunningApp(Declarations):
         self._timer_starts: dict[TimerDeclaration, float] = {}
         self._late, self._late_receive = trio.open_memory_channel[Callable[[], Awaitable[None]]](inf)  # see _adopt
         self._supervisors: dict[Kind, Supervisor] = {}
-        self._connecting = trio.CancelScope()
-        self._has_connected = False
-        self._unreachable: TransportError | None = None
 
     @property
     def id(self) -> str:
@@ -177,11 +162,14 @@ class RunningApp(Declarations):
 
     # -- declarations on a running app ---------------------------------------------------------------------
 
+    def _check_new(self, name: str) -> None:
+        if name in self._agents or name in self.app.agents:
+            raise ImproperlyConfigured(name_taken(self.id, name))
+
     def _adopt(self, declared: Declared) -> None:
         """Have it started by the services' task; a decorator cannot wait. Bounded by the program's own declarations."""
         if isinstance(declared, Agent):
-            if declared.name in self._agents or declared.name in self.app.agents:
-                raise ImproperlyConfigured(f"app {self.id!r} has an agent {declared.name!r} already: give name=")
+            self._check_new(declared.name)
             agent_run = self._agents[declared.name] = AgentRun(self._run, declared)
             self._start_soon(lambda: self._start_late_agent(agent_run))
         elif isinstance(declared, TaskDeclaration | TimerDeclaration | ServiceDeclaration):
@@ -210,23 +198,23 @@ class RunningApp(Declarations):
         """Bring everything up, in order."""
         run, settings = self._run, self.settings
         drain = settings.stream_drain_timeout + settings.producer_flush_timeout + settings.broker_commit_timeout
+        connection = Connection(run, settings)
         messaging = supervisor(
             OneForOneSupervisor,
-            child(self._hold_transport, name="transport", shutdown=settings.shutdown_timeout + 1),
+            connection.spec(),
             child(run.producer.callbacks.run, name="callbacks", shutdown=settings.producer_flush_timeout),
             child(run.producer.run, name="producer", shutdown=settings.producer_flush_timeout),
             child(run.conductor.run, name="conductor", shutdown=drain + settings.shutdown_timeout + 1),
             child(run.conductor.commits.run, name="commits"),
             name="messaging",
         )
-        with self._connecting:
-            await root.start(messaging)
-        if self._unreachable is not None:
-            raise self._unreachable
+        await connection.start(root, messaging)
         if settings.consumer_group_instance_id is not None:
             await root.start(child(run.conductor.watch_membership, name="membership", shutdown=None))
         await self._start_supervisor("services", OneForOneSupervisor)
         run.services = self._supervisors["services"]
+        if run.transport.crosses_processes:
+            await run.services.start(child(ReplyReader(run).run, name="replies", shutdown=settings.shutdown_timeout))
         for topic in self.app.topics.values():
             await topic.prepare(run)
         await self._start_unplaced("services")
@@ -256,29 +244,6 @@ class RunningApp(Declarations):
         for spec in self._specs[kind]:
             if spec.name not in self._placed.names:
                 await self._supervisors[kind].start(spec)
-
-    async def _hold_transport(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Connect, trying again while the broker is away, and stay connected until asked to stop."""
-        stop = trap_stop()
-        patience = inf if self._has_connected else self.settings.broker_start_timeout
-        retry = Retry("connecting", self.settings, log, patience=patience)
-        connected = False
-        while not connected:
-            try:
-                async with self._run.transport.open():
-                    connected = self._has_connected = True
-                    retry.clear()
-                    task_status.started()
-                    await stop.wait()
-            except TransportError as error:
-                if connected:  # a connection that broke is a crash: the supervisor makes another
-                    raise
-                try:
-                    await retry.wait(error)
-                except BrokerUnavailable:  # it is no crash of ours, and not reported as one
-                    self._unreachable = error
-                    self._connecting.cancel()
-                    await trio.sleep_forever()
 
     async def _start_late_agent(self, agent_run: AgentRun) -> None:
         try:
@@ -395,16 +360,7 @@ async def open_run(
     """`open_app`, with a child of the root that runs before everything else."""
     declaration = app if isinstance(app, App) else App(app or "famulus")
     frozen = declaration.settings(**settings)
-    transport = load_transport(
-        frozen.broker,
-        TransportOptions(
-            client_id=frozen.client_id or declaration.id,
-            default_partitions=frozen.topic_partitions,
-            commit_timeout=frozen.broker_commit_timeout,
-            shutdown_timeout=frozen.shutdown_timeout,
-        ),
-    )
-    run = Run(declaration, frozen, transport)
+    run = Run(declaration, frozen, make_transport(declaration, frozen))
     declared = declaration.declared_tree if tree is None else as_tree(tree, where="tree")
     running = RunningApp(declaration, frozen, run, declared)
     with run.entered():

@@ -7,7 +7,7 @@ same contract suite as the others, and takes faults to order: ``transport.broker
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -17,16 +17,21 @@ from .errors import CommitRefused, ImproperlyConfigured, ProduceError, Transport
 from .memory_broker import PRIVATE_MAX_RECORDS, MemoryBroker, MemoryStatistics
 from .memory_consumer import MemoryConsumer
 from .memory_faults import Hold, MemoryFaults
+from .memory_reader import MemoryReader
 from .message import TP, ProducerRecord
 from .transport import (
     Consumer,
     ConsumerOptions,
+    OffsetReset,
     ProduceResult,
+    Reader,
     RebalanceListener,
+    StartOffset,
     TopicDescription,
     TopicSpec,
     Transport,
     TransportOptions,
+    checked_start,
 )
 
 __all__ = ["Hold", "MemoryBroker", "MemoryFaults", "MemoryStatistics", "MemoryTransport"]
@@ -123,6 +128,23 @@ class MemoryTransport(Transport):
             raise errors[0]
         if errors:
             raise BaseExceptionGroup(f"a consumer of group {options.group!r} failed", errors)
+
+    def open_reader(
+        self, start: Mapping[TP, StartOffset], *, on_reset: Callable[[OffsetReset], object] | None = None
+    ) -> AbstractAsyncContextManager[Reader]:
+        return self._opened_reader(checked_start(start), on_reset)
+
+    @asynccontextmanager
+    async def _opened_reader(
+        self, start: Mapping[TP, StartOffset], on_reset: Callable[[OffsetReset], object] | None
+    ) -> AsyncIterator[MemoryReader]:
+        await self._ready()
+        await self.broker.wait_up()
+        reader = MemoryReader(self.broker, start, on_reset)
+        try:
+            yield reader
+        finally:
+            reader.close()
 
     async def _ready(self) -> None:
         """A checkpoint; then the transport must be open and the broker there."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, Protocol
 
 import attrs
 import trio
@@ -47,14 +47,22 @@ class MemoryStatistics:
     trimmed: int
 
 
+class BrokerReader(Protocol):
+    """What the broker needs to know of a reader."""
+
+    def reads(self, tp: TP) -> bool: ...
+
+    def position(self, tp: TP) -> int: ...
+
+
 class MemoryBroker:
     """Topics, groups and faults of one memory broker.
 
     Retention: ``keep="uncommitted"`` drops what every group that reads a topic has committed. `max_records`
     drops the oldest records of a partition beyond that number, but none that a group which reads the topic
-    has yet to commit. Neither touches a topic with a ``cleanup.policy`` of ``compact``. A private broker has
-    ``keep="uncommitted"`` and `PRIVATE_MAX_RECORDS`; a named one, and one made by hand, keeps everything
-    unless told otherwise.
+    has yet to commit. Neither drops what an open reader has yet to read, or touches a topic with a
+    ``cleanup.policy`` of ``compact``. A private broker has ``keep="uncommitted"`` and `PRIVATE_MAX_RECORDS`; a
+    named one, and one made by hand, keeps everything unless told otherwise.
 
     Attributes:
         faults: order faults here.
@@ -86,6 +94,7 @@ class MemoryBroker:
         self.up = True
         self.topics: dict[str, MemoryTopic] = {}
         self.groups: dict[str, MemoryGroup] = {}
+        self.readers: dict[BrokerReader, None] = {}
         self.listeners: dict[Callable[[], None], None] = {}
         self._waiting = trio.lowlevel.ParkingLot()
         self._users = 0
@@ -207,11 +216,13 @@ class MemoryBroker:
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic, with its messages and what groups have committed of it."""
-        self.topic(name)
+        topic = self.topic(name)
         del self.topics[name]
         for group in self.groups.values():
             for tp in [tp for tp in group.committed if tp.topic == name]:
                 del group.committed[tp]
+        for log in topic.logs:
+            log.notify()
         self._topics_changed(name)
 
     def add_partitions(self, name: str, total: int) -> None:
@@ -251,7 +262,7 @@ class MemoryBroker:
         most = self.max_records
         if most is not None and log.end - log.start > most and not topic.is_compacted:
             before = min(log.end - most, self._unread_from(tp, log.end))
-            if before > log.start and tp.topic not in self._warned:
+            if before > log.start and tp.topic not in self._warned and not any(r.reads(tp) for r in self.readers):
                 self._warned.add(tp.topic)
                 _logger.warning(
                     "%s: nobody reads %s, its records beyond %d a partition are dropped", self, tp.topic, most
@@ -269,12 +280,13 @@ class MemoryBroker:
         self._trimmed += log.start - start
 
     def _unread_from(self, tp: TP, otherwise: int) -> int:
-        """The lowest offset that a group has yet to commit; `otherwise` if no group reads the partition."""
+        """The lowest offset that a group has yet to commit, or a reader to read; `otherwise` if nobody reads the partition."""
         needed = [
             group.committed.get(tp, 0)
             for group in self.groups.values()
             if tp in group.committed or group.consumes(tp.topic)
         ]
+        needed += [reader.position(tp) for reader in self.readers if reader.reads(tp)]
         return min(needed, default=otherwise)
 
     # -- groups --------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ a subclass of `Transport`, which is called as ``cls(url, options)``.
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import entry_points
 from re import Pattern
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import attrs
 
@@ -30,14 +31,24 @@ __all__ = [
     "ConsumerOptions",
     "OffsetReset",
     "ProduceResult",
+    "Reader",
     "RebalanceListener",
+    "StartOffset",
     "TopicDescription",
     "TopicSpec",
     "Transport",
     "TransportOptions",
+    "checked_start",
     "load_transport",
+    "log_reset",
     "transport_schemes",
 ]
+
+
+_logger = logging.getLogger("famulus.transport")
+
+StartOffset: TypeAlias = int | Literal["earliest", "latest"]
+"""Where a reader begins in a partition: at an offset, at the first one that is there, or behind the last one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +70,8 @@ class TransportOptions:
 
 @attrs.frozen
 class OffsetReset:
-    """Reading could not go on where it should, and goes on elsewhere, by the member's `offset_reset`.
+    """Reading could not go on where it should, and goes on elsewhere: a group's member by its `offset_reset`, a reader with
+    the first offset that is there.
 
     Attributes:
         wanted: the offset that was to be read next.
@@ -111,7 +123,7 @@ class Batch:
     """Messages of one partition in offset order, as one fetch brought them.
 
     Attributes:
-        generation: of the assignment under which it was fetched.
+        generation: of the assignment under which it was fetched; -1 from a reader.
         messages: at least one, offsets strictly rising; gaps (compaction, transaction markers) are no error.
         next_offset: where the next fetch goes on: at least the last offset + 1, more if markers follow.
         highwater: the offset that the next message written to this partition will have, as last seen.
@@ -251,6 +263,67 @@ class Consumer(ABC):
         """Undo `pause`. Partitions that are not paused are left alone."""
 
 
+class Reader(ABC):
+    """Reads partitions that its user names, outside of any group: shared with nobody, and nothing is committed.
+
+    One task calls `fetch` and `seek`; the other methods do not wait and may be called by any.
+    """
+
+    @property
+    @abstractmethod
+    def partitions(self) -> frozenset[TP]:
+        """What it reads."""
+
+    @abstractmethod
+    async def fetch(self, most: int) -> list[Batch]:
+        """Wait for messages, at most `most` (≥ 1) in all of whichever partitions have any, each partition in its turn.
+
+        Returns as soon as there is anything; with an empty list where positions have moved without a message, over
+        offsets that have none (transaction markers, compaction): who reads up to an offset compares `position`.
+        While the broker is away it waits, and logs that once. A partition whose log is damaged waits by itself, which is
+        logged; the others are read on. Where the offset that is next is not in the log, it goes on with the first that
+        is, and tells `on_reset`. A fetch that is cancelled has moved no position.
+
+        Raises:
+            UnknownTopic: a topic was deleted.
+            TransportError: the broker does not let us read.
+        """
+
+    @abstractmethod
+    def position(self, tp: TP) -> int:
+        """The offset that is fetched next.
+
+        Raises:
+            KeyError: it does not read this partition.
+        """
+
+    @abstractmethod
+    def beginning(self, tp: TP) -> int:
+        """The first offset in the log, as last seen.
+
+        Raises:
+            KeyError: it does not read this partition.
+        """
+
+    @abstractmethod
+    def highwater(self, tp: TP) -> int:
+        """The offset that the next message written will have, as last seen: before the first `fetch` what "latest" meant
+        when the reader was opened, and up to there all can be read at once.
+
+        Raises:
+            KeyError: it does not read this partition.
+        """
+
+    @abstractmethod
+    async def seek(self, tp: TP, offset: int) -> None:
+        """Go on at `offset`.
+
+        Raises:
+            KeyError: it does not read this partition.
+            ValueError: the offset is negative.
+        """
+
+
 class Transport(ABC):
     """A connection to a broker, for one run. Called as ``cls(url, options)``; does nothing until opened."""
 
@@ -272,6 +345,25 @@ class Transport(ABC):
         self, options: ConsumerOptions, listener: RebalanceListener
     ) -> AbstractAsyncContextManager[Consumer]:
         """Make a member of a group. On leaving, `on_revoked` is called for what it owns, then it leaves the group."""
+
+    @abstractmethod
+    def open_reader(
+        self, start: Mapping[TP, StartOffset], *, on_reset: Callable[[OffsetReset], object] | None = None
+    ) -> AbstractAsyncContextManager[Reader]:
+        """Read these partitions from there on, without a group. Several readers may be open at once.
+
+        "earliest" and "latest" have become offsets when this is entered, so that nothing that is written afterwards is
+        missed. While the broker is away entering waits, and logs that once.
+
+        Args:
+            start: at least one partition.
+            on_reset: called, in a `fetch`, where reading goes on elsewhere than it should, before messages from there are
+                given out; what it raises leaves the `fetch`. By default that is logged as a warning.
+
+        Raises:
+            UnknownTopic: a topic is missing, or has no such partition.
+            ValueError: no partitions, or a negative offset.
+        """
 
     @abstractmethod
     async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> Mapping[TP, ProduceResult | Exception]:
@@ -366,6 +458,42 @@ class Transport(ABC):
             return f"await transport.add_partitions({topic!r}, {partitions})"
         delete = f"await transport.delete_topic({topic!r})"
         return delete if change == "delete" else f"{delete}, since its configuration cannot be changed"
+
+
+def checked_start(start: Mapping[TP, StartOffset]) -> dict[TP, StartOffset]:
+    """What `Transport.open_reader` was given, for those who implement it.
+
+    Raises:
+        ValueError: as there.
+    """
+    if not start:
+        raise ValueError("open_reader: expected at least one partition")
+    for tp, offset in start.items():
+        if isinstance(offset, str):
+            if offset not in ("earliest", "latest"):
+                raise ValueError(f"open_reader of {tp} at {offset!r}: expected an offset, 'earliest' or 'latest'")
+        elif offset < 0:
+            raise ValueError(f"open_reader of {tp} at {offset}: expected an offset of at least 0")
+    return dict(start)
+
+
+def log_reset(reset: OffsetReset) -> None:
+    """What a reader does about one by default."""
+    if reset.gone:
+        _logger.warning(
+            "reading %s: %d messages from %d on are gone, deleted by the broker before they were read; going on at %d",
+            reset.tp,
+            reset.gone,
+            reset.wanted,
+            reset.position,
+        )
+    else:
+        _logger.warning(
+            "reading %s: it ends before %d, which was to be read next: it was made anew, or its log was cut off; going on at %d",
+            reset.tp,
+            reset.wanted,
+            reset.position,
+        )
 
 
 def transport_schemes() -> list[str]:

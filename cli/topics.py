@@ -6,7 +6,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import attrs
 import click
@@ -20,7 +19,7 @@ from ..channels.message import TP
 from ..channels.runs import Run
 from ..channels.subscription import interest_in
 from ..channels.topic import Topic
-from ..channels.transport import Assignment, ConsumerOptions, TopicDescription, TopicSpec, Transport
+from ..channels.transport import TopicDescription, TopicSpec, Transport
 from .invocation import Invocation, declared_topic, parse_pairs
 from .output import mask, write_json, write_table
 
@@ -99,8 +98,7 @@ Examples:
 @click.option(
     "--offsets",
     is_flag=True,
-    help="The first offset of each partition and the one after its last. To ask for them, it joins a consumer group "
-    "of its own for a moment, and reads nothing.",
+    help="The first offset of each partition and the one after its last.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="A JSON object: name, partitions, replicas, internal, config, offsets, app."
@@ -112,7 +110,7 @@ def describe(invocation: Invocation, name: str, offsets: bool, as_json: bool) ->
 
     async def look(transport: Transport) -> tuple[TopicDescription, Mapping[int, tuple[int, int]] | None]:
         found = await transport.describe_topic(name)
-        return found, await _offsets(transport, name) if offsets else None
+        return found, await _offsets(transport, found) if offsets else None
 
     found, ends = call.run(look)
     uses = None if call.app is None else _uses(call.app, name)
@@ -133,21 +131,11 @@ def describe(invocation: Invocation, name: str, offsets: bool, as_json: bool) ->
         write_table(["config", "value"], [[key, value] for key, value in sorted(found.config.items())])
 
 
-class _Silent:
-    """A group member that only wants to know where its partitions begin and end."""
-
-    async def on_assigned(self, assignment: Assignment) -> None: ...
-
-    async def on_revoked(self, revoked: frozenset[TP], *, lost: bool) -> None: ...
-
-
-async def _offsets(transport: Transport, name: str) -> dict[int, tuple[int, int]]:
-    """By partition, where its log begins and where the next message will be: what a new group finds."""
-    options = ConsumerOptions(group=f"famulus-topics-{uuid4().hex}")
-    async with transport.open_consumer(options, _Silent()) as consumer:
-        await consumer.subscribe([name])
-        owned = sorted(consumer.assignment.partitions)
-        return {tp.partition: (consumer.position(tp), consumer.highwater(tp)) for tp in owned}
+async def _offsets(transport: Transport, found: TopicDescription) -> dict[int, tuple[int, int]]:
+    """By partition, where its log begins and where the next message will be."""
+    partitions = [TP(found.name, number) for number in range(found.partitions)]
+    async with transport.open_reader(dict.fromkeys(partitions, "latest")) as reader:
+        return {tp.partition: (reader.beginning(tp), reader.highwater(tp)) for tp in partitions}
 
 
 def _uses(app: App, name: str) -> list[str]:

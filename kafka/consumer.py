@@ -7,11 +7,9 @@ that are full hold up nothing. Rebalances are a matter of `membership.py`.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from re import Pattern
-from typing import TYPE_CHECKING
 
 import trio
 from aiokafka import AIOKafkaConsumer
@@ -20,22 +18,16 @@ from ..channels.errors import BrokerUnavailable, CommitRefused, TransportError
 from ..channels.message import TP
 from ..channels.readers import one_pattern
 from ..channels.transport import Assignment, Batch, Consumer, ConsumerOptions, OffsetReset, RebalanceListener
+from .ahead import ReadAhead
 from .bridge import Bridge
-from .damage import Damage
-from .errors import CALL_FAILURES, DAMAGED, translated, unknown_topic
+from .errors import CALL_FAILURES, translated, unknown_topic
 from .inside import Attempt, ConsumerInside
 from .membership import Membership
 
-if TYPE_CHECKING:
-    import asyncio
-
 __all__ = ["KafkaConsumer"]
-
-log = logging.getLogger("famulus.kafka")
 
 _INTERNAL = frozenset({"__consumer_offsets", "__transaction_state", "__share_group_state"})  # no pattern means these
 _POLL = 0.5  # seconds between two looks for a broker that is away
-_LOOK = 1.0  # seconds between two looks at the connection while nothing comes
 
 
 class KafkaConsumer(Consumer):
@@ -62,10 +54,7 @@ class KafkaConsumer(Consumer):
         self._wanted: tuple[frozenset[str], Pattern[str] | None] | None = None
         self._replaced: object = None
         self._woken = False
-        self._damage = Damage(log)
-        self._connected = True
-        self._news = trio.Event()
-        self._waiter: asyncio.Future[None] | None = None
+        self._ahead = ReadAhead(self.inside, f"reading as group {options.group!r}", self.position)
 
     def _check_open(self) -> None:
         if self.membership.closed:
@@ -147,25 +136,18 @@ class KafkaConsumer(Consumer):
         assignment = self.membership.assignment
         if self.inside.resets:
             self._report_resets(assignment)
-        if self._damage:
-            self._damage.keep(assignment.partitions)
+        if self._ahead.damage:
+            self._ahead.damage.keep(assignment.partitions)
         for tp, most in room.items():
             if tp not in assignment.partitions or tp in self.membership.paused or most < 1:
                 continue
-            if self._damage and not self._damage.may_be_tried(tp):
-                continue
             try:
-                messages = self.inside.take(tp, most, assignment.generation)
-            except DAMAGED as error:
-                self._damage.found(tp, self.position(tp), translated(error, f"reading {tp}@{self.position(tp)}"))
-                continue
-            except CALL_FAILURES as error:
+                messages = self._ahead.take(tp, most, assignment.generation)
+            except TransportError:
                 if batches:
                     return batches  # these have moved their positions; the error comes again, or is over
-                raise translated(error, f"reading {tp}@{self.position(tp)}") from error
+                raise
             if messages:
-                if self._damage:
-                    self._damage.passed(tp)
                 batches.append(Batch(tp, assignment.generation, messages, self.position(tp), self.highwater(tp)))
         return batches
 
@@ -185,40 +167,12 @@ class KafkaConsumer(Consumer):
 
     async def _wait_for_news(self) -> None:
         """Wait until records have arrived, `wake` is called, or the client has an error to report."""
-        if self._waiter is None or self._waiter.done():
-            self._waiter = self.inside.news()
-            self._waiter.add_done_callback(self._on_news)
-        if self._news.is_set():
-            self._news = trio.Event()
-        while not self._news.is_set():
-            with trio.move_on_after(_LOOK):
-                await self._news.wait()
-            self._report_connection()
-            if self.inside.resets or (self._damage and self._damage.due):
-                break
-        # Woken because all is over: then the cancellation that comes with it says more than a closed consumer.
-        await trio.lowlevel.checkpoint_if_cancelled()
-
-    def _report_connection(self) -> None:
-        """The client reconnects by itself; say once that it has to, and once that it has."""
-        if not self.inside.topics:  # an app that only sends has nothing to wait for
-            return
-        connected = self.inside.connected
-        if connected != self._connected:
-            self._connected = connected
-            if connected:
-                log.info("reading as group %r goes on", self.options.group)
-            else:
-                log.warning("reading as group %r waits for the broker: there is no connection", self.options.group)
-
-    def _on_news(self, waiter: asyncio.Future[None]) -> None:
-        if not waiter.cancelled():
-            waiter.exception()  # `check_errors` has it too
-        self._news.set()
+        # An app that only sends has subscribed to nothing, and waits for nothing.
+        await self._ahead.wait(watched=bool(self.inside.topics))
 
     def wake(self) -> None:
         self._woken = True
-        self._news.set()
+        self._ahead.tell()
 
     def position(self, tp: TP) -> int:
         known = self.membership.positions[tp]
@@ -240,7 +194,7 @@ class KafkaConsumer(Consumer):
             raise ValueError(f"seek of {tp} to {offset}: expected an offset of at least 0")
         self.inside.seek(tp, offset)
         self.membership.positions[tp] = offset
-        self._news.set()
+        self._ahead.tell()
 
     def pause(self, partitions: Collection[TP]) -> None:
         """Leave them out of `fetch`. At most one chunk of each is read ahead, and kept, so `resume` is immediate."""
@@ -248,7 +202,7 @@ class KafkaConsumer(Consumer):
 
     def resume(self, partitions: Collection[TP]) -> None:
         self.membership.paused.difference_update(partitions)
-        self._news.set()
+        self._ahead.tell()
 
     # -- commits -------------------------------------------------------------------------------------------
 

@@ -6,42 +6,42 @@ writing from the first write on, one for each consumer group. Nothing is opened 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Literal
 
 import trio
-from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from ..channels.errors import BrokerUnavailable, CommitRefused, MemberReplaced, ProduceError
 from ..channels.message import TP, ProducerRecord
 from ..channels.transport import (
     Consumer,
     ConsumerOptions,
+    OffsetReset,
     ProduceResult,
+    Reader,
     RebalanceListener,
+    StartOffset,
     TopicDescription,
     TopicSpec,
     Transport,
     TransportOptions,
+    checked_start,
 )
 from .admin import KafkaAdmin, command_to
 from .bridge import Bridge
 from .clients import start_client
 from .consumer import KafkaConsumer
+from .errors import CALL_FAILURES, translated
+from .opening import check_partitions, consumer_client, reader_client, started_consumer, when_there
 from .producer import KafkaProducer, check_compression
+from .reader import KafkaReader, reading_of
+from .reading import ReadingInside
 from .transactions import KafkaTransactions
 from .url import parse_url
 
 __all__ = ["KafkaTransport"]
-
-log = logging.getLogger("famulus.kafka")
-
-_NEVER = 2**31 - 1  # milliseconds; see `_consumer_client`
-_POLL = 0.5  # seconds between two looks for a broker that is away
 
 
 class KafkaTransport(Transport):
@@ -143,6 +143,11 @@ class KafkaTransport(Transport):
     ) -> AbstractAsyncContextManager[Consumer]:
         return self._opened_consumer(options, listener)
 
+    def open_reader(
+        self, start: Mapping[TP, StartOffset], *, on_reset: Callable[[OffsetReset], object] | None = None
+    ) -> AbstractAsyncContextManager[Reader]:
+        return self._opened_reader(checked_start(start), on_reset)
+
     @asynccontextmanager
     async def _opened_consumer(
         self, options: ConsumerOptions, listener: RebalanceListener
@@ -150,7 +155,12 @@ class KafkaTransport(Transport):
         await self._ready()
         if options.group in self._consumers:
             raise RuntimeError(f"{self!r} has a consumer in group {options.group!r} already: one per group")
-        client = await self._started_consumer(options)
+        client = await started_consumer(
+            self._bridge,
+            lambda: consumer_client(self.settings, self.options.client_id, options),
+            self.settings,
+            f"reading as group {options.group!r}",
+        )
         consumer = KafkaConsumer(
             self._bridge,
             client,
@@ -185,52 +195,38 @@ class KafkaTransport(Transport):
         if errors:
             raise BaseExceptionGroup(f"a consumer of group {options.group!r} failed", errors)
 
-    async def _started_consumer(self, options: ConsumerOptions) -> AIOKafkaConsumer:
-        """A started client, without a subscription; waits while the broker is away."""
-        waiting = False
-        while True:
-            try:
-                client = await start_client(
-                    self._bridge,
-                    lambda: self._consumer_client(options),
-                    AIOKafkaConsumer.stop,
-                    settings=self.settings,
-                    doing=f"connecting to read as group {options.group!r}",
-                )
-            except BrokerUnavailable as error:
-                if not waiting:
-                    log.warning("reading as group %r waits for the broker: %s", options.group, error)
-                    waiting = True
-                await trio.sleep(_POLL)
-            else:
-                if waiting:
-                    log.info("reading as group %r goes on", options.group)
-                return client
+    @asynccontextmanager
+    async def _opened_reader(
+        self, start: Mapping[TP, StartOffset], on_reset: Callable[[OffsetReset], object] | None
+    ) -> AsyncIterator[KafkaReader]:
+        admin, _ = await self._ready()
+        name = reading_of(start)
 
-    def _consumer_client(self, options: ConsumerOptions) -> AIOKafkaConsumer:
-        settings = self.settings
-        return AIOKafkaConsumer(
-            client_id=self.options.client_id,
-            group_id=options.group,
-            group_instance_id=options.instance_id,
-            auto_offset_reset=options.offset_reset,
-            enable_auto_commit=False,
-            session_timeout_ms=round(options.session_timeout * 1000),
-            heartbeat_interval_ms=max(1, round(options.session_timeout * 1000 / 3)),
-            rebalance_timeout_ms=round(options.rebalance_timeout * 1000),
-            # Counted by calls of `getmany`, which we do not make (`inside.py`). A conductor that hangs is its
-            # supervisor's business, and a blocked loop sends no heartbeats either.
-            max_poll_interval_ms=_NEVER,
-            # A member that joins waits for all others, so this must be longer than they may take.
-            request_timeout_ms=round((max(options.rebalance_timeout, settings.request_timeout) + 5) * 1000),
-            # Co-partitioned topics stay together.
-            partition_assignment_strategy=(RangePartitionAssignor,),
-            isolation_level=settings.isolation,
-            max_partition_fetch_bytes=settings.partition_fetch_bytes,
-            fetch_max_wait_ms=round(settings.fetch_wait * 1000),
-            fetch_min_bytes=1,
-            **settings.client_options(),
+        async def check() -> None:
+            await check_partitions(admin, start)
+
+        await when_there(check, name)
+        client = await started_consumer(
+            self._bridge, lambda: reader_client(self.settings, self.options.client_id), self.settings, name
         )
+        reader: KafkaReader | None = None
+        try:
+            inside = ReadingInside(client)
+
+            async def look_up() -> Mapping[TP, tuple[int, int]]:
+                await check()
+                try:
+                    return await self._bridge.call(inside.look_up, tuple(start))
+                except CALL_FAILURES as error:
+                    raise translated(error, "looking up where the logs begin and end") from error
+
+            reader = KafkaReader(inside, start, await when_there(look_up, name), on_reset, check=check)
+            await self._bridge.call(inside.assign, dict(reader.positions))
+            yield reader
+        finally:
+            if reader is not None:
+                reader.close()
+            await self._bridge.try_call(self.options.shutdown_timeout, client.stop)
 
     # -- writing -------------------------------------------------------------------------------------------
 

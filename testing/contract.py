@@ -34,6 +34,7 @@ from .contract_faults import FaultContract
 from .contract_groups import GroupContract
 from .contract_kit import CAPABILITIES, BrokerHarness, GroupMember, Recorder
 from .contract_logs import LogContract
+from .contract_readers import ReaderContract, ReaderFaultContract
 from .faults import BrokerFaults, MemoryBrokerFaults
 
 __all__ = [
@@ -47,5 +48,14 @@ __all__ = [
 ]
 
 
-class TransportContract(LogContract, GroupContract, CommitContract, AdminContract, TransactionContract, FaultContract):
+class TransportContract(
+    LogContract,
+    ReaderContract,
+    GroupContract,
+    CommitContract,
+    AdminContract,
+    TransactionContract,
+    FaultContract,
+    ReaderFaultContract,
+):
     """Everything that `famulus.channels.transport` promises. Override `open_broker`; `without` says what is not there."""

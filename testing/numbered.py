@@ -168,6 +168,15 @@ class Numbered:
         """Wait until so many events have been processed, by one worker or by all."""
         await self._wait(lambda: self.seen(worker) >= count, worker, 0.01)
 
+    async def wait_committed_of(self, worker: WorkerProcess) -> None:
+        """Wait until everything that a worker has processed is committed."""
+
+        def is_committed() -> bool:
+            self._read_journal()
+            return all(self.committed[tp] > offset for tp, offset in self._by_pid.get(worker.pid, ()))
+
+        await self._wait(is_committed, worker, _SAMPLE)
+
     async def wait_committed(self) -> None:
         """Wait until everything is committed, and with that processed."""
         await self._wait(lambda: self.committed == self.ends, None, _SAMPLE)

@@ -64,8 +64,12 @@ class WorkerProcess:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def lines(self, pattern: str) -> list[str]:
-        """The lines of its log that the pattern is found in."""
-        return [line for line in self.log.splitlines() if re.search(pattern, line)]
+        """The lines of its log that the pattern is found in; while it runs, not the one that it may still be writing."""
+        running = self.code is None
+        log = self.log
+        if running:
+            log = log[: log.rfind("\n") + 1]
+        return [line for line in log.splitlines() if re.search(pattern, line)]
 
     @property
     def code(self) -> int | None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -16,6 +17,14 @@ pytest_plugins = ["famulus.testing.plugin", "famulus.testing.kafka", "pytester"]
 collect_ignore_glob = ["*conftest.py"]
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+# A shell without job control starts what ends in `&` with SIGINT ignored, and all programs below inherit that: those
+# that our tests start and interrupt would not notice.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A Kafka of ours lives for seconds: compiled simply it is up in half the time, and leaves the processor to what is tested.
+os.environ.setdefault("KAFKA_HEAP_OPTS", "-Xms128m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1")
 
 SEED = int(os.environ.get("FAMULUS_SEED") or random.SystemRandom().randrange(2**32))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from famulus.testing.kafka_settings import free_ports
 from famulus.testing.worker_process import WorkerProcess
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "tcp_channel.py"
@@ -22,10 +23,8 @@ pytestmark = [pytest.mark.real_time, pytest.mark.hard_timeout(4 * LIMIT)]
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-        return number
+    """Not one that the system gives out for connections: whoever connects to anything may get it before the worker."""
+    return free_ports(1)[0]
 
 
 StartProcess = Callable[..., WorkerProcess]

@@ -14,6 +14,7 @@ from famulus.testing.contract_admin import AdminContract, TransactionContract
 from famulus.testing.contract_commits import CommitContract
 from famulus.testing.contract_groups import GroupContract
 from famulus.testing.contract_logs import LogContract
+from famulus.testing.contract_readers import ReaderContract
 from famulus.testing.kafka import RunningKafka
 
 
@@ -26,7 +27,9 @@ class KafkaHarness(BrokerHarness):
 
 @pytest.mark.real_time
 @pytest.mark.hard_timeout(90)
-class TestKafkaTransport(LogContract, GroupContract, CommitContract, AdminContract, TransactionContract):
+class TestKafkaTransport(
+    LogContract, ReaderContract, GroupContract, CommitContract, AdminContract, TransactionContract
+):
     @pytest.fixture(autouse=True)
     def _broker(self, kafka_broker: RunningKafka) -> None:
         self.url = f"{kafka_broker.url}?metadata_max_age=1"

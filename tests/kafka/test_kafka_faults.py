@@ -21,6 +21,7 @@ from famulus.kafka import KafkaTransport
 from famulus.kafka.bridge import Bridge
 from famulus.testing.contract import BrokerFaults, BrokerHarness, GroupMember
 from famulus.testing.contract_faults import FaultContract
+from famulus.testing.contract_readers import ReaderFaultContract
 from famulus.testing.kafka_broker import KafkaBroker
 
 
@@ -144,7 +145,7 @@ class KafkaHarness(BrokerHarness):
 
 @pytest.mark.real_time
 @pytest.mark.hard_timeout(120)
-class TestKafkaTransportUnderFaults(FaultContract):
+class TestKafkaTransportUnderFaults(FaultContract, ReaderFaultContract):
     without = {  # noqa: RUF012  # declared as a ClassVar in the base
         "refuse_commits": "a broker refuses no commit of a member that it knows",
         "fail_produce": "a broker does not fail one write of a healthy partition",

@@ -234,13 +234,15 @@ async def test_while_the_broker_is_away_senders_wait_memory_is_bounded_and_nothi
     number_of_messages, padding = 40_000, "x" * 1000
     app = famulus.App("outage", broker=own_kafka_broker.url, producer_buffer_maxsize=2_000)
     topic = app.topic("through-the-outage", value_type=str)
-    sent = 0
+    sent, is_down = 0, False
 
     async def send() -> None:
         nonlocal sent
         for number in range(number_of_messages):
             await topic.send(f"{number} {padding}", key=b"%d" % (number % 16))
             sent += 1
+            if sent > 5_000 and not is_down:
+                await trio.sleep(0.001)  # however long the broker takes to stop, there is more to send
 
     transport = KafkaTransport(own_kafka_broker.url)
     async with transport.open():
@@ -252,6 +254,7 @@ async def test_while_the_broker_is_away_senders_wait_memory_is_bounded_and_nothi
             await trio.sleep(0.01)
         before = resident()
         await trio.to_thread.run_sync(own_kafka_broker.stop_process)
+        is_down = True
         try:
             stood_at, still = -1, 0
             while still < 30:  # it waits, and goes on waiting

@@ -91,9 +91,8 @@ async def test_a_suspended_worker_cannot_commit_when_it_comes_back_and_joins_ane
         await other.wait_for(": 4 partitions assigned")
         await run.wait_seen(100, other)
         hold.on()
-        await trio.sleep(
-            1
-        )  # more than the other's commit interval: from here on only the zombie has anything to commit
+        await other.wait_for("^held$")
+        await run.wait_committed_of(other)  # from here on only the zombie has anything to commit
         await run.sample()
         before = dict(run.committed)
         zombie.resume()
@@ -121,7 +120,8 @@ async def test_a_suspended_static_worker_that_was_replaced_commits_nothing_and_e
         await other.wait_for(": 4 partitions assigned")
         await run.wait_seen(100, other)
         hold.on()
-        await trio.sleep(1)
+        await other.wait_for("^held$")
+        await run.wait_committed_of(other)
         await run.sample()
         before = dict(run.committed)
         zombie.resume()

@@ -1,0 +1,71 @@
+"""Sinks: where an agent's answers go besides to whoever asked.
+
+What is sent to a topic belongs to the event in the actor's hand: its offset waits for the delivery.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..channels.channel import Channel
+from ..channels.errors import ImproperlyConfigured
+from ..channels.event import Event
+from ..channels.topic import Topic
+
+if TYPE_CHECKING:  # agents have sinks, and are sinks
+    from .agent import Agent
+
+__all__ = ["check_sink", "check_sinks", "pour"]
+
+
+def check_sinks(sinks: Iterable[Any], agent: str) -> tuple[Any, ...]:
+    """
+    Raises:
+        ImproperlyConfigured: this is no collection of what can be a sink.
+    """
+    if isinstance(sinks, str | Channel) or callable(sinks) or not isinstance(sinks, Iterable):
+        raise ImproperlyConfigured(f"agent {agent}: sink={sinks!r}: expected several, in brackets: sink=[...]")
+    return tuple(check_sink(sink, agent) for sink in sinks)
+
+
+def check_sink(sink: Any, agent: str) -> Any:
+    """
+    Raises:
+        ImproperlyConfigured: it is no agent, channel, topic that can be written to, topic's name, or function of one value.
+    """
+    from .agent import Agent
+
+    if isinstance(sink, Topic):
+        assert sink.destination  # or it raises
+    if isinstance(sink, Agent):
+        if isinstance(sink.channel, Topic):
+            assert sink.channel.destination
+    elif not isinstance(sink, Channel | str):
+        if not callable(sink) or isinstance(sink, type):
+            raise ImproperlyConfigured(
+                f"agent {agent}: sink {sink!r}: expected an agent, a channel, a topic, the name of a topic, or a function "
+                "of one value, plain or async"
+            )
+        try:
+            inspect.signature(sink).bind(None)
+        except TypeError:
+            raise ImproperlyConfigured(
+                f"agent {agent}: sink {sink!r}: a function that is a sink is called with one argument, the answer"
+            ) from None
+        except ValueError:  # written in C: it does not tell
+            return sink
+    return sink
+
+
+async def pour(sink: Agent[Any, Any] | Channel[Any] | Any, value: Any, event: Event[Any] | None) -> None:
+    """Give an answer to a sink, with the key of the event that it answers."""
+    from .agent import Agent
+
+    if isinstance(sink, Channel | Agent):
+        await sink.send(value, key=None if event is None else event.key)
+    else:
+        result = sink(value)
+        if inspect.isawaitable(result):
+            await result
