@@ -46,6 +46,12 @@ async def _request(
     """Send what the slot waits for the answer of."""
     channel = slot.agent.channel
     headers = replies.headers(slot, mode)
+    if not options and channel.hands_over:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        event = channel.offer(run, key, value, headers)
+        if event is not None:
+            await channel.hand_out(run, event)
+        return
     given = options.get("headers")
     options["headers"] = (*as_headers(given), *headers) if given else headers
     if isinstance(channel, Topic):
@@ -84,8 +90,16 @@ async def ask(
     try:
         if asker is not None:
             await begin_wait(run, asker, slot)
-        await _request(run, slot, replies, value, key, options)
-        answer: R = await slot.wait()
+        if options or not agent.channel.hands_over:
+            await _request(run, slot, replies, value, key, options)
+        else:  # the same without a further coroutine: each costs as much as a part of the way
+            await trio.lowlevel.checkpoint_if_cancelled()
+            event = agent.channel.offer(run, key, value, replies.headers(slot, "first"))
+            if event is not None:
+                await agent.channel.hand_out(run, event)
+        if not slot.settled:
+            await slot.arrival()
+        answer: R = slot.result()
         return answer
     finally:
         if not slot.settled:

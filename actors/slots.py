@@ -6,6 +6,7 @@ A slot knows nothing of how an answer came. Those who wait are woken by the sche
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -73,15 +74,17 @@ class AskSlot(ReplySlot):
         self._task = None
         return Abort.SUCCEEDED
 
-    async def wait(self) -> Any:
-        """Wait for the answer. For one task, once.
+    def arrival(self) -> Awaitable[None]:
+        """Wait until it is settled, if it is not yet. For one task, once."""
+        self._task = current_task()
+        return wait_task_rescheduled(self._abort)  # noqa: ASYNC105  # awaited by the caller, without a coroutine more
+
+    def result(self) -> Any:
+        """The answer, once it is settled.
 
         Raises:
             AgentError: the agent failed on the request, or gave no answer.
         """
-        if not self.settled:
-            self._task = current_task()
-            await wait_task_rescheduled(self._abort)
         error = self._error
         if error is not None:
             self._error = None

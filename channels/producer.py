@@ -205,7 +205,9 @@ class Producer:
         """Until something can be written: something new, or something put off whose time has come."""
         times = [queue.not_before for queue in self._all_queues() if queue.messages]
         wake_at = min(times, default=inf)
-        if wake_at <= trio.current_time():
+        if wake_at == inf:  # as always while there is no trouble: a scope would cost more than the wait
+            await self._work.wait()
+        elif wake_at <= trio.current_time():
             await trio.lowlevel.checkpoint()
         else:
             with trio.CancelScope(deadline=wake_at):
