@@ -69,12 +69,10 @@ def _delivery(replies: Replies, slot: ReplySlot, then: DeliveryCallback | None) 
     """A request that is not delivered will have no answer."""
 
     def told(future: FutureMessage) -> Any:
-        try:
-            future.result()
-        except Exception as error:
-            if replies.waits_for(slot):
-                replies.forget(slot)
-                slot.failure(AgentError(slot.agent.name, f"the request was not delivered: {error}"))
+        error = future.error
+        if error is not None and replies.waits_for(slot):
+            replies.forget(slot)
+            slot.failure(AgentError(slot.agent.name, f"the request was not delivered: {error}"))
         return None if then is None else then(future)
 
     return told

@@ -77,6 +77,11 @@ class FutureMessage(ProducerRecord):
         """Whether the outcome is known."""
         return self._receipt is not None or self._error is not None
 
+    @property
+    def error(self) -> Exception | None:
+        """What kept the message out of the log, as far as is known."""
+        return self._error
+
     def result(self) -> RecordMetadata:
         """The receipt.
 
