@@ -147,6 +147,10 @@ class FutureMessage(ProducerRecord):
         if self._waiters is not None:
             self._waiters.unpark_all()
 
+    def shrink(self) -> bool:
+        """Its topic does not take it, for its size: become smaller, and say whether it did."""
+        return False
+
     def __repr__(self) -> str:
         state = "failed" if self._error else "delivered" if self._receipt else "pending" if self.size else "unsent"
         return f"<FutureMessage {self.topic} {state}>"
