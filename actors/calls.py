@@ -383,14 +383,15 @@ class Results(AsyncIterator[R], Generic[R]):
 
     async def _ask_next(self) -> None:
         """Take a value and send the request."""
-        item: tuple[Any, Any] | None = self._item
-        if item is None:
+        pair: Any = self._item
+        if pair is None:
             try:
-                item = self._item = next(self._items) if self._source is None else await self._source.__anext__()
+                pair = next(self._items) if self._source is None else await self._source.__anext__()
             except (StopIteration, StopAsyncIteration):
                 self._exhausted = True
                 return
-        key, value = item
+            self._item = pair
+        key, value = pair
         number = self._next
         gathering = self._gathering
         slot = self._replies.open(
