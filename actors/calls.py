@@ -251,8 +251,7 @@ class ReplyStream(AsyncIterator[R], Generic[R]):
 
     def _leave(self) -> None:
         if not self._slot.closed:
-            self._slot.close()
-            self._replies.forget(self._slot)
+            self._replies.leave(self._slot)
 
     async def __aenter__(self) -> ReplyStream[R]:
         return self
@@ -263,8 +262,9 @@ class ReplyStream(AsyncIterator[R], Generic[R]):
         self._leave()
 
     def __del__(self) -> None:
-        if getattr(self, "_slot", None) is not None:
-            self._leave()
+        slot = getattr(self, "_slot", None)
+        if slot is not None and not slot.closed:  # the garbage collector may come in any thread
+            self._replies.call(self._replies.leave, slot)
 
     def __repr__(self) -> str:
         return f"<ReplyStream of {self._slot.agent.name}>"
@@ -380,6 +380,11 @@ class Results(AsyncIterator[R], Generic[R]):
                 del error  # see `AskSlot.result`
         answer: R = value
         return answer
+
+    @property
+    def arrived(self) -> bool:
+        """See `waiting.Awaited`."""
+        return bool(self._gathering.answers)
 
     async def _ask_next(self) -> None:
         """Take a value and send the request."""
