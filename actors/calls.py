@@ -22,7 +22,7 @@ from ..channels.runs import Run
 from ..channels.topic import Topic
 from .errors import AgentError
 from .replies import Replies
-from .slots import AskSlot, MemberSlot, PromiseSlot, ReplySlot, StreamSlot, raise_bare
+from .slots import AskSlot, MemberSlot, PromiseSlot, ReplySlot, StreamSlot
 from .waiting import asking, begin_wait
 from .wire import Mode, request_headers
 
@@ -46,6 +46,12 @@ async def _request(
     """Send what the slot waits for the answer of."""
     channel = slot.agent.channel
     headers = replies.headers(slot, mode)
+    if not options and channel.hands_over:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        event = channel.offer(run, key, value, headers)
+        if event is not None:
+            await channel.hand_out(run, event)
+        return
     given = options.get("headers")
     options["headers"] = (*as_headers(given), *headers) if given else headers
     if isinstance(channel, Topic):
@@ -63,12 +69,10 @@ def _delivery(replies: Replies, slot: ReplySlot, then: DeliveryCallback | None) 
     """A request that is not delivered will have no answer."""
 
     def told(future: FutureMessage) -> Any:
-        try:
-            future.result()
-        except Exception as error:
-            if replies.waits_for(slot):
-                replies.forget(slot)
-                slot.failure(AgentError(slot.agent.name, f"the request was not delivered: {error}"))
+        error = future.error
+        if error is not None and replies.waits_for(slot):
+            replies.forget(slot)
+            slot.failure(AgentError(slot.agent.name, f"the request was not delivered: {error}"))
         return None if then is None else then(future)
 
     return told
@@ -84,8 +88,16 @@ async def ask(
     try:
         if asker is not None:
             await begin_wait(run, asker, slot)
-        await _request(run, slot, replies, value, key, options)
-        answer: R = await slot.wait()
+        if options or not agent.channel.hands_over:
+            await _request(run, slot, replies, value, key, options)
+        else:  # the same without a further coroutine: each costs as much as a part of the way
+            await trio.lowlevel.checkpoint_if_cancelled()
+            event = agent.channel.offer(run, key, value, replies.headers(slot, "first"))
+            if event is not None:
+                await agent.channel.hand_out(run, event)
+        if not slot.settled:
+            await slot.arrival()
+        answer: R = slot.result()
         return answer
     finally:
         if not slot.settled:
@@ -239,8 +251,7 @@ class ReplyStream(AsyncIterator[R], Generic[R]):
 
     def _leave(self) -> None:
         if not self._slot.closed:
-            self._slot.close()
-            self._replies.forget(self._slot)
+            self._replies.leave(self._slot)
 
     async def __aenter__(self) -> ReplyStream[R]:
         return self
@@ -251,8 +262,9 @@ class ReplyStream(AsyncIterator[R], Generic[R]):
         self._leave()
 
     def __del__(self) -> None:
-        if getattr(self, "_slot", None) is not None:
-            self._leave()
+        slot = getattr(self, "_slot", None)
+        if slot is not None and not slot.closed:  # the garbage collector may come in any thread
+            self._replies.call(self._replies.leave, slot)
 
     def __repr__(self) -> str:
         return f"<ReplyStream of {self._slot.agent.name}>"
@@ -362,19 +374,29 @@ class Results(AsyncIterator[R], Generic[R]):
                 asker.waits_for = None
         self.index, value, error = gathering.answers.popleft()
         if error is not None:
-            raise_bare(error)
+            try:
+                raise error
+            finally:
+                del error  # see `AskSlot.result`
         answer: R = value
         return answer
 
+    @property
+    def arrived(self) -> bool:
+        """See `waiting.Awaited`."""
+        return bool(self._gathering.answers)
+
     async def _ask_next(self) -> None:
         """Take a value and send the request."""
-        if self._item is None:
+        pair: Any = self._item
+        if pair is None:
             try:
-                self._item = next(self._items) if self._source is None else await self._source.__anext__()
+                pair = next(self._items) if self._source is None else await self._source.__anext__()
             except (StopIteration, StopAsyncIteration):
                 self._exhausted = True
                 return
-        key, value = self._item
+            self._item = pair
+        key, value = pair
         number = self._next
         gathering = self._gathering
         slot = self._replies.open(

@@ -6,11 +6,11 @@ Each policy takes over one hold on the event's message, and gives it up only whe
 from __future__ import annotations
 
 import logging
-import traceback
 from typing import Any, Literal, get_args
 
-from ..channels.dead_letters import bury, error_facts, is_dead_letter
+from ..channels.dead_letters import bury, error_facts, error_text
 from ..channels.event import Event
+from ..channels.letters import is_dead_letter
 from ..channels.runs import Run
 from ..models import value_serde
 from .requests import AgentRequest
@@ -66,7 +66,7 @@ class Failures:
             self._agent,
             where,
             event.attempt,
-            error,
+            error_text(error),
             "it will be delivered again" if again else self._end(event),
             exc_info=error if with_traceback else None,
         )
@@ -114,6 +114,5 @@ class Failures:
             **error_facts(message, error),
             "agent": self._agent,
             "attempts": str(event.attempt),
-            "traceback": "".join(traceback.format_exception(error)),
         }
         bury(self._run, message, facts, value=payload, topic=self._dead_letter)

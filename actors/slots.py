@@ -5,7 +5,9 @@ A slot knows nothing of how an answer came. Those who wait are woken by the sche
 
 from __future__ import annotations
 
+import copy
 from collections import deque
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -16,7 +18,7 @@ from .errors import AgentError
 if TYPE_CHECKING:
     from .agent import Agent
 
-__all__ = ["AskSlot", "Collector", "MemberSlot", "PromiseSlot", "ReplySlot", "StreamSlot", "raise_bare"]
+__all__ = ["AskSlot", "Collector", "MemberSlot", "PromiseSlot", "ReplySlot", "StreamSlot"]
 
 
 class ReplySlot:
@@ -35,6 +37,11 @@ class ReplySlot:
     def __init__(self, agent: Agent[Any, Any], correlation_id: bytes) -> None:
         self.agent = agent
         self.correlation_id = correlation_id
+
+    @property
+    def arrived(self) -> bool:
+        """Whether there is something for whoever waits."""
+        raise NotImplementedError
 
     def value(self, value: Any) -> None:
         """The answer."""
@@ -58,6 +65,10 @@ class AskSlot(ReplySlot):
         self._error: Exception | None = None
         self._task: Task | None = None
 
+    @property
+    def arrived(self) -> bool:
+        return self.settled
+
     def value(self, value: Any) -> None:
         self.settled = True
         self._value = value
@@ -73,19 +84,23 @@ class AskSlot(ReplySlot):
         self._task = None
         return Abort.SUCCEEDED
 
-    async def wait(self) -> Any:
-        """Wait for the answer. For one task, once.
+    def arrival(self) -> Awaitable[None]:
+        """Wait until it is settled, if it is not yet. For one task, once."""
+        self._task = current_task()
+        return wait_task_rescheduled(self._abort)  # noqa: ASYNC105  # awaited by the caller, without a coroutine more
+
+    def result(self) -> Any:
+        """The answer, once it is settled.
 
         Raises:
             AgentError: the agent failed on the request, or gave no answer.
         """
-        if not self.settled:
-            self._task = current_task()
-            await wait_task_rescheduled(self._abort)
-        error = self._error
+        error, self._error = self._error, None
         if error is not None:
-            self._error = None
-            raise_bare(error)
+            try:
+                raise error
+            finally:
+                del error  # else it and this frame keep each other until the garbage collector comes
         return self._value
 
 
@@ -100,6 +115,10 @@ class PromiseSlot(ReplySlot):
         self._value: Any = None
         self._error: Exception | None = None
         self.waiters = trio.lowlevel.ParkingLot()
+
+    @property
+    def arrived(self) -> bool:
+        return self.settled
 
     def value(self, value: Any) -> None:
         self.settled = True
@@ -118,7 +137,7 @@ class PromiseSlot(ReplySlot):
             AgentError: see `AskSlot.wait`; or a wait for it was cancelled.
         """
         if self._error is not None:
-            raise self._error.with_traceback(None)
+            raise copy.copy(self._error)  # its traceback would keep this slot, which keeps it
         if self.settled:
             return self._value
         if self.given_up:
@@ -149,6 +168,10 @@ class StreamSlot(ReplySlot):
         self._task: Task | None = None
         self._room: trio.lowlevel.ParkingLot | None = None
         self.closed = False
+
+    @property
+    def arrived(self) -> bool:
+        return bool(self._buffer) or self.closed
 
     def value(self, value: Any) -> None:
         """An answer from who knows nothing of parts."""
@@ -236,7 +259,10 @@ class StreamSlot(ReplySlot):
             return value
         error, self._error = self._error, None
         if error is not None:
-            raise_bare(error)
+            try:
+                raise error
+            finally:
+                del error  # see `AskSlot.result`
         raise StopAsyncIteration
 
 
@@ -257,16 +283,12 @@ class MemberSlot(ReplySlot):
         self._collector = collector
         self._index = index
 
+    @property
+    def arrived(self) -> bool:
+        return False  # nobody waits for one of them alone
+
     def value(self, value: Any) -> None:
         self._collector.arrived(self._index, value, None)
 
     def failure(self, error: Exception) -> None:
         self._collector.arrived(self._index, None, error)
-
-
-def raise_bare(error: Exception) -> None:
-    """Raise it without keeping it: else it and the frames that it passes keep each other until the garbage collector comes."""
-    try:
-        raise error
-    finally:
-        del error

@@ -9,7 +9,7 @@ import venv
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["FAUST", "QUIX", "RIVALS", "interpreters", "make_environment"]
+__all__ = ["FAUST", "PYKKA", "QUIX", "RIVALS", "interpreters", "make_environment"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,6 +17,8 @@ FAUST = ("faust-streaming==0.15.3", "aiokafka==0.14.0", "mode-streaming==0.7.1",
 """With orjson, which it uses for JSON where it finds it."""
 
 QUIX = ("quixstreams==3.28.1", "confluent-kafka==2.12.2", "orjson==3.13.0", "rocksdict==0.3.29")
+
+PYKKA = ("pykka==4.4.0",)
 
 RIVALS = ("faust", "quix", "raw")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
 
+import trio
+
 from ..models import NotReady, Schema
 from .cursor import BadMessage, Cursor, Thrown
 from .event import Event
-from .inbox import BatchInbox
+from .inbox import BatchInbox, Taker
 from .message import Message
 
 __all__ = ["BatchCursor", "Decoder", "SchemaCursor"]
@@ -19,11 +21,12 @@ Decoder = Callable[[bytes | None], Any]
 class BatchCursor(Cursor):
     """A place in an inbox of batches, and the decoding of what it takes."""
 
-    __slots__ = ("_batch", "_decode_key", "_decode_value", "_draining", "_index", "_length", "inbox")
+    __slots__ = ("_batch", "_decode_key", "_decode_value", "_draining", "_index", "_length", "_taker", "inbox")
 
     def __init__(self, inbox: BatchInbox, decode_key: Decoder, decode_value: Decoder) -> None:
         super().__init__()
         self.inbox: Final = inbox
+        self._taker: Final = Taker[Sequence[Message]](inbox)
         self._draining = False
         self._decode_key = decode_key
         self._decode_value = decode_value
@@ -156,8 +159,24 @@ class BatchCursor(Cursor):
         self._length = len(batch)
         self._index = 0
 
+    async def wait(self) -> None:
+        """As that of all cursors, without a scope: its wait can be ended by itself."""
+        if self.stopping:
+            raise trio.EndOfChannel
+        batch = await self._taker.take()
+        if batch is not None:
+            self._start(batch)
+
     async def _take(self) -> None:
-        self._start(await self.inbox.take())
+        await self.wait()
+
+    @property
+    def waiting(self) -> bool:
+        return self._taker.waiting or super().waiting
+
+    def _wake(self) -> None:
+        self._taker.wake()
+        super()._wake()
 
     def close(self, *, release: Container[str]) -> None:
         self.stopping = True

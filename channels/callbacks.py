@@ -55,7 +55,7 @@ class DeliveryCallbacks:
                 while self.waiting:
                     future = self.waiting.popleft()
                     result = self._call(future)
-                    if inspect.isawaitable(result):
+                    if result is not None and inspect.isawaitable(result):  # the first is cheaper
                         try:
                             await result
                         except Exception:

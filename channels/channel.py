@@ -35,7 +35,7 @@ from .hand import current_hand
 from .inbox import EventInbox
 from .intake import Intake
 from .local import LocalState
-from .message import HeadersArg, Message, as_headers, as_timestamp
+from .message import Headers, HeadersArg, Message, as_headers, as_timestamp
 from .runs import Declaration, Run, current_run
 from .steps import Processor
 from .stream import Stream
@@ -69,6 +69,8 @@ class Channel(Generic[T]):
     acks: bool
     on_decode_error: OnDecodeError = "skip"
     dead_letter: str | None = None
+    hands_over: bool
+    """Whether what is sent goes to its readers in this process and nowhere else: its class does not override `send`."""
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class Channel(Generic[T]):
         self.maxsize = options.get("maxsize")
         self.acks = options.get("acks", True)
         self._root: Channel[Any] = self
+        self.hands_over = type(self).send is Channel.send
 
     # -- copies --------------------------------------------------------------------------------------------
 
@@ -268,6 +271,14 @@ class Channel(Generic[T]):
         if options:
             await _call_back(future, options.get("callback"))
         return future
+
+    def offer(self, run: Run, key: Any, value: Any, headers: Headers) -> Event[Any] | None:
+        """Hand a value to the one reader, if there is one and it has room: None. Else its event, for `hand_out`.
+
+        For requests, which need no receipt, and whose senders go on to wait for the answer.
+        """
+        event = Event(key, value, headers, Message(self.name, 0, -1, time.time(), 0, headers, None, None))
+        return None if self._state(run).offer(event) else event
 
     async def pass_on(self, value: Any, source: Message, *, key: Any, timestamp: float, headers: HeadersArg) -> None:
         """Send what was made of a message on its way through here: that one is not done before this one is."""

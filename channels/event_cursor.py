@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import Any, Final
 
+import trio
+
 from .cursor import Cursor, Thrown, is_stale
 from .event import Event
-from .inbox import EventInbox
+from .inbox import EventInbox, Taker
 
 __all__ = ["EventCursor"]
 
@@ -15,11 +17,12 @@ __all__ = ["EventCursor"]
 class EventCursor(Cursor):
     """A place in the inbox of a local channel."""
 
-    __slots__ = ("_draining", "_inbox", "_next")
+    __slots__ = ("_draining", "_inbox", "_next", "_taker")
 
     def __init__(self, inbox: EventInbox) -> None:
         super().__init__()
         self._inbox: Final = inbox
+        self._taker: Final = Taker[Event[Any]](inbox)
         self._next: Event[Any] | None = None
         self._draining = False
 
@@ -47,8 +50,22 @@ class EventCursor(Cursor):
             self._next = None
         super().hand_over(to)
 
+    async def wait(self) -> None:
+        """As that of all cursors, without a scope: its wait can be ended by itself."""
+        if self.stopping:
+            raise trio.EndOfChannel
+        self._next = await self._taker.take()
+
     async def _take(self) -> None:
-        self._next = await self._inbox.take()
+        await self.wait()
+
+    @property
+    def waiting(self) -> bool:
+        return self._taker.waiting or super().waiting
+
+    def _wake(self) -> None:
+        self._taker.wake()
+        super()._wake()
 
     def stop(self, *, drain: bool) -> None:
         self._draining = drain

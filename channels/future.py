@@ -77,6 +77,11 @@ class FutureMessage(ProducerRecord):
         """Whether the outcome is known."""
         return self._receipt is not None or self._error is not None
 
+    @property
+    def error(self) -> Exception | None:
+        """What kept the message out of the log, as far as is known."""
+        return self._error
+
     def result(self) -> RecordMetadata:
         """The receipt.
 
@@ -159,6 +164,10 @@ class FutureMessage(ProducerRecord):
     @property
     def expendable(self) -> bool:
         """Whether it is no trouble when its topic is not there: an answer whose caller has left."""
+        return False
+
+    def shrink(self) -> bool:
+        """Its topic does not take it, for its size: become smaller, and say whether it did."""
         return False
 
     def __repr__(self) -> str:

@@ -140,9 +140,9 @@ class _AsyncCursor(EventCursor):
         super().__init__(reader._inbox)
         self._reader = reader
 
-    async def _take(self) -> None:
+    async def wait(self) -> None:
         try:
-            await super()._take()
+            await super().wait()
         except trio.EndOfChannel:
             failure, self._reader.failure = self._reader.failure, None
             if failure is None:

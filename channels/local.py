@@ -44,6 +44,14 @@ class LocalState:
         if inbox in self._inboxes:
             self._inboxes.remove(inbox)
 
+    def offer(self, event: Event[Any]) -> bool:
+        """Hand an event to the one reader, if there is one and it has room."""
+        inboxes = self._inboxes
+        if len(inboxes) != 1:
+            return False
+        event.message.refcount = 1
+        return inboxes[0].offer(event)
+
     async def put(self, event: Event[Any], bound: int) -> int:
         """All readers get it or, when this is cancelled, none. Readers may come and go meanwhile. Returns how many got it."""
         while True:

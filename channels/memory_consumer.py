@@ -197,18 +197,20 @@ class MemoryConsumer(Consumer):
     # -- reading -------------------------------------------------------------------------------------------
 
     async def fetch(self, room: Mapping[TP, int]) -> list[Batch]:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         while True:
             self._check_open()
+            batches: list[Batch] = []
             if self._serving and self._broker.up:
                 self._broker.faults.check_fetch()
                 batches = self._collect(room)
-                if batches:
-                    self._woken = False
-                    return batches
-            if self._woken:
+            if batches or self._woken:
                 self._woken = False
-                return []
+                if not waited:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                return batches
+            waited = True
             self._news = trio.Event()
             await self._news.wait()
 

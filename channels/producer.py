@@ -17,7 +17,7 @@ import trio
 from ..supervision import trap_stop
 from .callbacks import DeliveryCallbacks
 from .counters import Counters
-from .errors import AppNotRunning, BufferFull, ProduceError, TransportError
+from .errors import AppNotRunning, BufferFull, MessageTooLarge, ProduceError, TransportError
 from .future import FutureMessage
 from .message import TP
 from .options import MessagingOptions
@@ -205,7 +205,9 @@ class Producer:
         """Until something can be written: something new, or something put off whose time has come."""
         times = [queue.not_before for queue in self._all_queues() if queue.messages]
         wake_at = min(times, default=inf)
-        if wake_at <= trio.current_time():
+        if wake_at == inf:  # as always while there is no trouble: a scope would cost more than the wait
+            await self._work.wait()
+        elif wake_at <= trio.current_time():
             await trio.lowlevel.checkpoint()
         else:
             with trio.CancelScope(deadline=wake_at):
@@ -369,7 +371,20 @@ class Producer:
                 self._settle_failed(future, error)
         if kept:
             self._last_error = error
-            queue.put_off(self._options)
+            if not (isinstance(error, MessageTooLarge) and self._shrink(kept)):
+                queue.put_off(self._options)
+
+    def _shrink(self, futures: Sequence[FutureMessage]) -> bool:
+        """Make these smaller; whether each could be."""
+        shrunk = True
+        for future in futures:
+            if future.shrink():
+                size = size_of(future)
+                self._buffered_bytes += size - future.size
+                future.size = size
+            else:
+                shrunk = False
+        return shrunk
 
     def _settle_failed(self, future: FutureMessage, error: Exception, *, run_ends: bool = False) -> None:
         self._counters.deliveries_failed += 1

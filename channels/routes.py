@@ -32,8 +32,8 @@ def size_of(future: FutureMessage) -> int:
         size += len(future.key)
     if future.value is not None:
         size += len(future.value)
-    if future.headers:
-        size += sum(_HEADER_OVERHEAD + len(name) + len(value) for name, value in future.headers)
+    for name, value in future.headers:
+        size += _HEADER_OVERHEAD + len(name) + len(value)
     return size
 
 
