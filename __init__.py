@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .channels.errors import FamulusError as FamulusError
     from .channels.errors import ImproperlyConfigured as ImproperlyConfigured
     from .channels.errors import MemberReplaced as MemberReplaced
+    from .channels.errors import MessageTooLarge as MessageTooLarge
     from .channels.errors import ProduceError as ProduceError
     from .channels.errors import StreamStuck as StreamStuck
     from .channels.errors import TopicExists as TopicExists
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .channels.future import FutureMessage as FutureMessage
     from .channels.hand import current_event as current_event
     from .channels.intake import Intake as Intake
+    from .channels.letters import DeadLetter as DeadLetter
     from .channels.message import TP as TP
     from .channels.message import Message as Message
     from .channels.message import RecordMetadata as RecordMetadata
@@ -99,6 +101,7 @@ _EXPORTS = {
     # channels
     "Channel": ".channels.channel",
     "Event": ".channels.event",
+    "DeadLetter": ".channels.letters",
     "FutureMessage": ".channels.future",
     "Intake": ".channels.intake",
     "Message": ".channels.message",
@@ -146,6 +149,7 @@ _EXPORTS = {
     "ImproperlyConfigured": ".channels.errors",
     "MemberReplaced": ".channels.errors",
     "NotReady": ".models.errors",
+    "MessageTooLarge": ".channels.errors",
     "ProduceError": ".channels.errors",
     "SupervisorFailed": ".supervision.errors",
     "TopicExists": ".channels.errors",
@@ -172,6 +176,7 @@ __all__ = [  # noqa: RUF022  # in groups
     # channels
     "Channel",
     "Event",
+    "DeadLetter",
     "FutureMessage",
     "Intake",
     "Message",
@@ -218,6 +223,7 @@ __all__ = [  # noqa: RUF022  # in groups
     "ImproperlyConfigured",
     "MemberReplaced",
     "NotReady",
+    "MessageTooLarge",
     "ProduceError",
     "StreamStuck",
     "SupervisorFailed",

@@ -1,4 +1,4 @@
-"""Actors: the running side of an agent. One `AgentRun` per agent and run, one `Actor` per concurrent actor.
+"""Actors: they run an agent's function over its stream. One `Actor` per concurrent actor, or isolated partition.
 
 An actor's hand and cursors outlive its incarnations: what was taken and not done is delivered again, to the next
 incarnation, before anything new.
@@ -10,80 +10,45 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ..channels.asyncio_hint import explained
-from ..channels.crew import Crew
 from ..channels.event import Event
 from ..channels.hand import Hand, current_hand
 from ..channels.message import Message
-from ..channels.runs import Run
 from ..channels.stream import Stream
-from ..supervision import SupervisorSpec, child, current_child, supervisor, trap_stop
+from ..channels.subscription import Subscription
+from ..supervision import ChildHandle, current_child, trap_stop
 from .agent import Agent
 from .errors import YieldInsideNursery
-from .failure import Failures
+from .info import ActorInfo, ActorState
 from .requests import AgentRequest
 from .sinks import pour
-from .waiting import Asker, enroll
+from .waiting import Asker
 
-__all__ = ["Actor", "AgentRun", "current_agent"]
+if TYPE_CHECKING:  # it makes actors
+    from .agent_run import AgentRun
+
+__all__ = ["Actor", "current_agent"]
 
 log = logging.getLogger("famulus.agent")
-
-
-class AgentRun:
-    """An agent in a run: its subscription and its actors."""
-
-    def __init__(self, run: Run, agent: Agent[Any, Any]) -> None:
-        self.run = run
-        self.agent = agent
-        options = agent.options
-        self.subscription = agent.channel.subscribe(run, agent.name, shared=options.concurrency > 1)
-        self.failures = Failures(
-            run, agent.name, options.on_failure, options.max_attempts, dead_letter=agent.channel.dead_letter
-        )
-        self.crew = Crew() if options.concurrency > 1 else None
-        self.actors = [Actor(self, index) for index in range(options.concurrency)]
-        enroll(run, agent, self)
-
-    def spec(self) -> SupervisorSpec:
-        """The agent's supervisor with its actors. They are started once the subscription is."""
-        options = self.agent.options
-        return supervisor(
-            options.strategy,
-            *(
-                child(actor.play, name=f"{self.agent.name}[{actor.index}]", shutdown=options.drain)
-                for actor in self.actors
-            ),
-            name=self.agent.name,
-            stop="together",
-        )
-
-    @property
-    def reached(self) -> bool:
-        """Whether every actor has come to its stream."""
-        return all(actor.reached.is_set() for actor in self.actors)
-
-    async def wait_reached(self) -> None:
-        """Wait until every actor has come to its stream."""
-        for actor in self.actors:
-            await actor.reached.wait()
-
-    def __repr__(self) -> str:
-        return f"<AgentRun {self.agent.name} actors={len(self.actors)}>"
 
 
 class Actor(Asker):
     """One of an agent's actors, across its incarnations."""
 
-    def __init__(self, agent_run: AgentRun, index: int) -> None:
+    def __init__(self, agent_run: AgentRun, index: int, subscription: Subscription, name: str) -> None:
         self._agent_run = agent_run
         self._agent = agent_run.agent
+        self._subscription = subscription
         self.index = index
+        self.name = name
+        self.incarnation = 0
         self.reached = trio.Event()
+        self._handle: ChildHandle | None = None
+        self.task: trio.lowlevel.Task | None = None  # while it plays
         self._begun = self._interrupted = False
         self._scope: trio.CancelScope | None = None
         self._stuck: Exception | None = None
@@ -125,8 +90,17 @@ class Actor(Asker):
 
     def _stop(self) -> None:
         """Asked to stop, alone (a sibling's restart) or with everything; then what no log has is still processed."""
+        self._hand.stop(drain=self._ends_with_run)
+
+    @property
+    def _ends_with_run(self) -> bool:
+        """Whether nobody will start it again in this run."""
         root = self._agent_run.run.root
-        self._hand.stop(drain=root is not None and root.state != "running")
+        return root is not None and root.state != "running"
+
+    def leave(self) -> None:
+        """It has ended, and will not be started again: close the streams that it made."""
+        self._hand.close_made(leave=True)
 
     def _has_reached(self) -> None:
         """It has come to its stream, or to another one."""
@@ -153,10 +127,12 @@ class Actor(Asker):
     async def play(self) -> None:
         """One incarnation: run the agent's function over the stream."""
         trap_stop(self._stop)
-        self.task = trio.lowlevel.current_task()
         hand = self._hand
         current_hand.set(hand)
-        this = current_child()
+        this = self._handle = current_child()
+        self._agent_run.begun(this)
+        self.incarnation += 1
+        self.task = trio.lowlevel.current_task()
         failure: Exception | None = None
         self._interrupted = False
         try:
@@ -176,22 +152,22 @@ class Actor(Asker):
                 if failure is not None:
                     await self._failed(failure)
                     raise failure
-                log.info("actor %s[%d] begins again", self._agent.name, self.index)
+                log.info("actor %s begins again", self.name)
                 self._interrupted = True
         finally:
-            self.task = None
             if hand.worked:
                 this.progress()
             hand.give_back()
-            if failure is None:
-                hand.close_made(leave=this.state != "stopping")
-            else:
+            self.task = None
+            if failure is not None or (this.state == "stopping" and not self._ends_with_run):
                 hand.close_passing()
+            else:
+                hand.close_made(leave=this.state != "stopping")
             failure = self._stuck = None  # its traceback refers to this frame, and to what it had in hand
 
     async def _perform(self) -> None:
         agent, hand = self._agent, self._hand
-        stream: Stream[Any] = Stream(self._agent_run.subscription, hand=hand, acks=agent.channel.acks)
+        stream: Stream[Any] = Stream(self._subscription, hand=hand, acks=agent.channel.acks)
         performance: Any = agent.fun(stream)
         if agent.answers:
             async with aclosing(performance):
@@ -219,7 +195,7 @@ class Actor(Asker):
             try:
                 if event is not None and event.request is not None and event.request.answer(value, event):
                     await event.request.wait_room()
-                for sink in self._agent.sinks:
+                for sink in self._agent_run.sinks:
                     await pour(sink, value, event)
             except Exception as error:
                 failed = error
@@ -237,11 +213,42 @@ class Actor(Asker):
             except Exception:
                 log.exception("on_error of agent %s raised", self._agent.name)
 
+    def info(self) -> ActorInfo:
+        """What it does now."""
+        cursors = [cursor for cursor in self._hand.cursors if cursor.event is not None]
+        handle = self._handle
+        state: ActorState
+        if handle is None or handle.state == "starting":
+            state = "starting"
+        elif handle.state == "backoff" or handle.state == "stopping":
+            state = handle.state
+        elif handle.state != "running":
+            state = "stopped"
+        elif cursors:
+            state = "working"
+        else:
+            state = "waiting" if self.reached.is_set() else "starting"
+        event = cursors[0].event if cursors else None
+        if event is None:
+            return ActorInfo(name=self.name, index=self.index, incarnation=self.incarnation, state=state)
+        pacer = cursors[0].pacer
+        last = event.parts[-1]
+        return ActorInfo(
+            name=self.name,
+            index=self.index,
+            incarnation=self.incarnation,
+            state=state,
+            partition=last.message.tp,
+            offset=last.message.offset,
+            attempt=last.attempt,
+            in_hand=None if pacer is None else pacer.rested_for,
+        )
+
     def __str__(self) -> str:
-        return f"{self._agent.name}[{self.index}]"
+        return self.name
 
     def __repr__(self) -> str:
-        return f"<Actor {self._agent.name}[{self.index}] {self._hand!r}>"
+        return f"<Actor {self.name} {self._hand!r}>"
 
 
 def current_agent() -> Agent[Any, Any] | None:

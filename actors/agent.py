@@ -6,11 +6,11 @@ An agent is data until a run starts its actors (`actors.actor`). Its calls resol
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from ..channels.arguments import SendOptions, SendSoonOptions
 from ..channels.channel import Channel
-from ..channels.errors import ImproperlyConfigured
+from ..channels.errors import AppNotRunning, ImproperlyConfigured
 from ..channels.future import FutureMessage
 from ..channels.runs import Declaration, current_run
 from ..channels.stream import Stream
@@ -18,8 +18,12 @@ from ..channels.topic import Topic
 from . import calls
 from .calls import ReplyPromise, ReplyStream, ReplyTo, Results, forwarded
 from .functions import answer_type, answers
+from .info import AgentInfo
 from .options import AgentOptions, OnError
-from .sinks import check_sinks
+from .sinks import check_sink, check_sinks
+
+if TYPE_CHECKING:  # runs know agents
+    from .agent_run import AgentRun
 
 __all__ = ["Agent", "AgentFunction", "AgentOptions", "OnError", "Sink"]
 
@@ -218,6 +222,89 @@ class Agent(Generic[T, R]):
     async def kvjoin(self, items: calls.Items, *, window: int | None = None, **options: Unpack[SendOptions]) -> list[R]:
         """`join` over pairs of key and value."""
         return await self.kvmap(items, window=window, **options).in_order()
+
+    # -- its actors in the current run -------------------------------------------------------------------------
+
+    async def cancel(self) -> None:
+        """Stop its actors in the current run, for good: each finishes the event in hand, or is cancelled after 5 s.
+
+        What they have not finished is not acknowledged. Of topics that nobody else in the run reads, other workers take over
+        the partitions and begin with that; of others the offset goes on with those who read them, and the agent's own share
+        is not made up for. Who waits for an answer here gets an `AgentError`. Called by one of its own actors it does not
+        wait; cancelling the call ends the wait only.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        await self._here.cancel()
+
+    async def restart(self) -> None:
+        """Stop its actors in the current run, as `cancel` does, and start them again; return when they are started.
+
+        An event that an actor could not finish comes to it again before anything else, and no attempt is counted. It is no
+        crash: the supervisor counts nothing. Called by one of its own actors it does not wait; cancelling the call ends the
+        wait only.
+
+        Raises:
+            AgentError: it was cancelled in this run.
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        await self._here.restart()
+
+    def add_sink(self, sink: Any) -> None:
+        """Have its answers go there as well, from the next one on: in the current run, or where none is, in all to come.
+
+        Raises:
+            ImproperlyConfigured: it is no agent, channel, topic, topic's name, or function of one value, plain or async; or the
+                agent yields nothing.
+            AmbiguousRun: see `current_run`.
+        """
+        checked = self.as_sink(check_sink(sink, self.name))
+        try:
+            here = self._here
+        except AppNotRunning:
+            self.sinks = (*self.sinks, checked)
+        else:
+            here.add_sink(checked)
+
+    def as_sink(self, sink: Any) -> Any:
+        """What a sink that is given stands for.
+
+        Raises:
+            ImproperlyConfigured: the agent yields nothing.
+        """
+        if not self.answers:
+            raise ImproperlyConfigured(
+                f"agent {self.name} yields nothing that could go to its sinks: make it an async generator"
+            )
+        if isinstance(sink, str):
+            topic: Topic[Any] = Topic(self.app, sink)
+            return topic
+        return sink
+
+    def info(self) -> AgentInfo:
+        """How it and its actors are in the current run, as frozen data.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        return self._here.info()
+
+    def actor_tracebacks(self) -> dict[str, str]:
+        """Where each of its living actors stands in the current run: the actor's name, and its frames as text.
+
+        With the tasks in its nurseries, the innermost frame last; trio's frames are left out.
+
+        Raises:
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        return self._here.actor_tracebacks()
+
+    @property
+    def _here(self) -> AgentRun:
+        from .agent_run import AgentRun  # which makes actors of agents
+
+        return AgentRun.of(current_run(self.app), self)
 
     def __repr__(self) -> str:
         return f"<Agent {self.name} on {self.channel.name}>"

@@ -409,13 +409,14 @@ class Results(AsyncIterator[R], Generic[R]):
 
     async def _ask_next(self) -> None:
         """Take a value and send the request."""
-        if self._item is None:
+        item: tuple[Any, Any] | None = self._item
+        if item is None:
             try:
-                self._item = next(self._items) if self._source is None else await self._source.__anext__()
+                item = self._item = next(self._items) if self._source is None else await self._source.__anext__()
             except (StopIteration, StopAsyncIteration):
                 self._exhausted = True
                 return
-        key, value = self._item
+        key, value = item
         number = self._next
         gathering = self._gathering
         slot = self._replies.open(

@@ -6,11 +6,11 @@ Each policy takes over one hold on the event's message, and gives it up only whe
 from __future__ import annotations
 
 import logging
-import traceback
 from typing import Any, Literal, get_args
 
-from ..channels.dead_letters import bury, error_facts, is_dead_letter
+from ..channels.dead_letters import bury, error_facts, error_text
 from ..channels.event import Event
+from ..channels.letters import is_dead_letter
 from ..channels.runs import Run
 from ..models import value_serde
 from .requests import AgentRequest
@@ -32,6 +32,9 @@ class Failures:
     Args:
         max_attempts: with "retry": deliveries of one event, after which it goes to the dead-letter topic.
         dead_letter: name of that topic, where it is not ``<topic>.dead-letter``.
+
+    Attributes:
+        failed, retried, dead_lettered: how many events of this agent; a retried one each time.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Failures:
         self._policy = policy
         self._max_attempts = max_attempts
         self._dead_letter = dead_letter
+        self.failed = self.retried = self.dead_lettered = 0
 
     def __call__(self, event: Event[Any], error: BaseException) -> None:
         """An output of the event was not delivered."""
@@ -53,6 +57,7 @@ class Failures:
 
     def _decide(self, event: Event[Any], error: BaseException, *, with_traceback: bool) -> None:
         self._run.counters.events_failed += 1
+        self.failed += 1
         event.failure = _DECIDED
         where = f"{event.message.tp}@{event.message.offset}"
         again = self._again(event)
@@ -61,12 +66,13 @@ class Failures:
             self._agent,
             where,
             event.attempt,
-            error,
+            error_text(error),
             "it will be delivered again" if again else self._end(event),
             exc_info=error if with_traceback else None,
         )
         if again and event.cursor is not None:
             self._run.counters.events_retried += 1
+            self.retried += 1
             event.cursor.deliver_again(event.again())
             return
         request = event.request or AgentRequest.find(self._run, self._agent, event.headers, answers_itself=True)
@@ -96,6 +102,8 @@ class Failures:
     def _bury(self, event: Event[Any], error: BaseException) -> None:
         """Send it to the dead letters; the offset waits for the delivery."""
         message = event.message
+        if not is_dead_letter(message):
+            self.dead_lettered += 1
         payload = message.value
         if message.offset < 0:
             try:
@@ -106,6 +114,5 @@ class Failures:
             **error_facts(message, error),
             "agent": self._agent,
             "attempts": str(event.attempt),
-            "traceback": "".join(traceback.format_exception(error)),
         }
         bury(self._run, message, facts, value=payload, topic=self._dead_letter)

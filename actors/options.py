@@ -71,7 +71,7 @@ class AgentOptions:
             raise ImproperlyConfigured(
                 f"agent on_error={self.on_error!r}: expected a function of the agent and the error, plain or async"
             )
-        assert self.strategy  # or it raises
+        _ = self.strategy  # or it raises
 
     @property
     def strategy(self) -> SupervisorStrategy:

@@ -288,9 +288,13 @@ class Outbox:
     GONE_FOR = 30.0
     """Seconds for which a topic that was missing is not looked for again: a caller with a lasting name may come back."""
 
+    SURE_FOR = 1.0
+    """Seconds for which a topic that was written to is taken to be there. Writing to one that is gone takes a client long to
+    find out; looking first does not."""
+
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._known: OrderedDict[str, float] = OrderedDict()  # when they were last written to
         self._gone: OrderedDict[str, float] = OrderedDict()
 
     def send(self, reply: ReplyMessage) -> None:
@@ -298,14 +302,17 @@ class Outbox:
         Raises:
             AppNotRunning: the run has ended.
         """
-        known = self._known
-        if reply.topic in known:
-            known.move_to_end(reply.topic)
-        else:
-            known[reply.topic] = None
+        known, topic, now = self._known, reply.topic, trio.current_time()
+        last = known.get(topic)
+        known[topic] = now
+        if last is None:
             if len(known) > self.MOST:
                 oldest, _ = known.popitem(last=False)
                 self.run.producer.forget(oldest)
+        else:
+            known.move_to_end(topic)
+            if now - last > self.SURE_FOR:
+                self.run.producer.forget(topic)
         self.run.producer.enqueue(reply, partition=None, beyond_bounds=True)
 
     def gone(self, topic: str) -> None:

@@ -38,10 +38,10 @@ def check_sink(sink: Any, agent: str) -> Any:
     from .agent import Agent
 
     if isinstance(sink, Topic):
-        assert sink.destination  # or it raises
+        _ = sink.destination  # or it raises
     if isinstance(sink, Agent):
         if isinstance(sink.channel, Topic):
-            assert sink.channel.destination
+            _ = sink.channel.destination
     elif not isinstance(sink, Channel | str):
         if not callable(sink) or isinstance(sink, type):
             raise ImproperlyConfigured(

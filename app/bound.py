@@ -6,7 +6,9 @@ from collections.abc import AsyncIterable, Iterable
 from typing import Any, Generic, TypeVar, Unpack
 
 from ..actors.agent import Agent
+from ..actors.agent_run import AgentRun
 from ..actors.calls import Items, ReplyPromise, ReplyStream, ReplyTo, Results
+from ..actors.info import AgentInfo
 from ..channels.arguments import SendOptions, SendSoonOptions
 from ..channels.errors import ImproperlyConfigured
 from ..channels.future import FutureMessage
@@ -137,6 +139,26 @@ class BoundAgent(Generic[T, R]):
         """See `Agent.kvjoin`."""
         with self._run.current():
             return await self.agent.kvjoin(items, window=window, **options)
+
+    async def cancel(self) -> None:
+        """See `Agent.cancel`."""
+        await AgentRun.of(self._run, self.agent).cancel()
+
+    async def restart(self) -> None:
+        """See `Agent.restart`."""
+        await AgentRun.of(self._run, self.agent).restart()
+
+    def add_sink(self, sink: Any) -> None:
+        """See `Agent.add_sink`."""
+        AgentRun.of(self._run, self.agent).add_sink(sink)
+
+    def info(self) -> AgentInfo:
+        """See `Agent.info`."""
+        return AgentRun.of(self._run, self.agent).info()
+
+    def actor_tracebacks(self) -> dict[str, str]:
+        """See `Agent.actor_tracebacks`."""
+        return AgentRun.of(self._run, self.agent).actor_tracebacks()
 
     def __repr__(self) -> str:
         return f"<BoundAgent {self.agent.name} in {self._run!r}>"

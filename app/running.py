@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeVar, overload
 import attrs
 import trio
 
-from ..actors.actor import AgentRun
 from ..actors.agent import Agent
+from ..actors.agent_run import AgentRun
 from ..actors.replies import Replies
 from ..actors.reply_topic import ReplyReader
 from ..channels.asyncio_hint import explained
@@ -226,6 +226,8 @@ class RunningApp(Declarations):
         await self._start_supervisor("tasks", OneForOneSupervisor)
         await self._start_supervisor("timers", OneForOneSupervisor)
         await self._start_unplaced("agents")
+        for agent_run in self._agents.values():
+            agent_run.started.set()
         await self._wait_ready()
         self._up.set()
         await self._start_unplaced("tasks")
@@ -249,6 +251,7 @@ class RunningApp(Declarations):
         try:
             await agent_run.subscription.start()
             await self._supervisors["agents"].start(agent_run.spec())
+            agent_run.started.set()
         except Exception as error:
             Replies.of(self._run).fail(agent_run.agent.name, error)
             raise
@@ -319,6 +322,13 @@ class RunningApp(Declarations):
                 )
         self._run.conductor.begin()
         await self._run.conductor.wait_assigned()
+        with trio.move_on_after(patience) as waiting:
+            self._run.on_refusal = waiting.cancel
+            for agent_run in self._agents.values():
+                if agent_run.isolated:  # its actors come with the assignment
+                    await agent_run.wait_reached()
+        if self._run.refusal is not None:
+            raise self._run.refusal
 
 
 @asynccontextmanager

@@ -39,6 +39,10 @@ class BatchCursor(Cursor):
         """What it has taken from its inbox and not given to its stream yet."""
         return self._batch[self._index :]
 
+    @property
+    def used(self) -> int:
+        return self._index
+
     def stop(self, *, drain: bool) -> None:
         self._draining = drain
         if drain and self.on_drain is not None:

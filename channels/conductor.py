@@ -20,10 +20,10 @@ from .draining import Drain
 from .errors import MemberReplaced, TransportError, UnknownTopic
 from .inbox import BatchInbox
 from .ledger import PartitionLedger
-from .message import TP, some_names
+from .message import TP, Message, some_names
 from .options import MessagingOptions
 from .producer import Producer
-from .readers import Interest, Item, Readers
+from .readers import Interest, Item, Readers, Split
 from .retry import Retry
 from .subscribing import Subscriber
 from .tracker import PartitionTracker
@@ -92,6 +92,14 @@ class Conductor:
         self._readers.add(interest, inbox)
         self._announce()
 
+    def add_split(self, interest: Interest, split: Split) -> None:
+        """The same for a reader that has an inbox for each partition number."""
+        self._readers.add_split(interest, split)
+        for tp, tracker in self._owned.trackers.items():
+            tracker.inboxes = self._readers.readers_of(tp)
+        self._readers.assigned(self._owned.trackers)
+        self._announce()
+
     def _announce(self, leaving: frozenset[Item] = frozenset()) -> None:
         """The subscriptions have changed."""
         self._subscriber.want(self._readers.items, leaving=leaving)
@@ -127,12 +135,25 @@ class Conductor:
             # It stays listed, without room: nothing may pass a reader that comes back with the next run.
             return frozenset()
         unwanted, read_on = self._readers.remove(inbox)
+        self._left(waiting, unwanted, read_on)
+        return read_on
+
+    def remove_split(self, split: Split, *, leave: bool) -> frozenset[str]:
+        """The same for a reader that has an inbox for each partition number."""
+        waiting = split.close()
+        if not leave or split not in self._readers:
+            return frozenset()
+        unwanted, read_on = self._readers.remove_split(split)
+        self._left(waiting, unwanted, read_on)
+        return read_on
+
+    def _left(self, waiting: Collection[Message], unwanted: frozenset[Item], read_on: frozenset[str]) -> None:
         for message in waiting:
             if message.topic in read_on:
                 message.release()
         if unwanted:
             self._announce(unwanted)
-        return read_on
+        self.wake()  # others may have waited for its room
 
     def topics_read(self, *, apart_from: Collection[BatchInbox]) -> frozenset[str]:
         """The topics that others than these read."""
@@ -236,7 +257,11 @@ class Conductor:
             if free[tp] > 0:
                 open_.setdefault(tp.topic, []).append(tracker)
         for trackers in open_.values():
-            share = max(1, min(inbox.room for inbox in trackers[0].inboxes) // len(trackers))
+            shared = [inbox.room for inbox in trackers[0].inboxes if not inbox.alone]
+            if not shared:
+                room.update({tracker.tp: free[tracker.tp] for tracker in trackers})
+                continue
+            share = max(1, min(shared) // len(trackers))
             scarce = min(free[tracker.tp] for tracker in trackers) < len(trackers)
             for tracker in self._few(consumer, trackers) if scarce else trackers:
                 room[tracker.tp] = min(share, free[tracker.tp])
@@ -251,7 +276,7 @@ class Conductor:
         lagging = [t for t in trackers if consumer.highwater(t.tp) > consumer.position(t.tp)]
         if not lagging:
             return trackers
-        free = min(inbox.room for inbox in trackers[0].inboxes)
+        free = min(inbox.room for inbox in trackers[0].inboxes if not inbox.alone)
         self._turn += 1
         start = self._turn % len(lagging)
         return [*lagging[start:], *lagging[:start]][: max(1, free)]
@@ -309,6 +334,7 @@ class Conductor:
         self._counters.rebalances += 1
         late = await self._begin_late(consumer, assignment)
         self._owned.generation = assignment.generation
+        self._readers.assigned(assignment.partitions)
         self._owned.trackers = {
             tp: self._tracker(tp, assignment.generation, consumer.position(tp)) for tp in sorted(assignment.partitions)
         }
@@ -323,7 +349,7 @@ class Conductor:
         return PartitionTracker(
             tp,
             PartitionLedger(generation, position),
-            self._readers.readers_of(tp.topic),
+            self._readers.readers_of(tp),
             max_span=self._options.stream_max_span,
             counters=self._counters,
             acks=self.commits.acks,

@@ -16,6 +16,7 @@ import trio
 
 from .event import Event, FailurePolicy
 from .message import TP, Message, StandIn
+from .pace import Pacer
 
 if TYPE_CHECKING:
     from .hand import Hand
@@ -67,7 +68,7 @@ class Cursor(ABC):
         prepare: called with each new event that has headers, before the stream sees it (agents hang requests on it).
         interrupt: called at a rebalance when the event in hand took longer than allowed; cancels the stream's user.
         fail: has its user fail with this error, by a cancellation.
-        name, task: of its user.
+        name, task, pacer: of its user.
         stopping: its user was asked to stop: nothing new is taken.
         on_drain: called when it is asked to stop with the run.
         may_catch_up: whether it may then go on with what other readers of its topic have taken.
@@ -93,6 +94,7 @@ class Cursor(ABC):
         "on_wake",
         "once_done",
         "one_by_one",
+        "pacer",
         "prepare",
         "redeliver",
         "stopping",
@@ -114,6 +116,7 @@ class Cursor(ABC):
         self.interrupt: Callable[[], None] | None = None
         self.fail: Callable[[Exception], None] | None = None
         self.task: trio.lowlevel.Task | None = None
+        self.pacer: Pacer | None = None
         self.name = "a stream"
         self.idle: trio.Event | None = None
         self.on_drain: Callable[[], None] | None = None
@@ -207,6 +210,11 @@ class Cursor(ABC):
         """Raise this from the stream, before anything else comes."""
         self.redeliver.appendleft(Thrown(error))
         self._wake()
+
+    @property
+    def used(self) -> int:
+        """Messages of the batch under way that it has taken."""
+        return 0
 
     @property
     def waiting(self) -> bool:

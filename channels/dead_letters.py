@@ -9,12 +9,14 @@ from __future__ import annotations
 import inspect
 import logging
 import time
+import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import TransportError
-from .future import FutureMessage
-from .message import Message
+from .future import DeliveryCallback, FutureMessage
+from .letters import LETTERS, MARK, about, is_dead_letter, own_headers, replays_of
+from .message import Headers, Message
 from .provisioning import provide_topic
 from .transport import TopicSpec
 
@@ -22,14 +24,62 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .runs import Run
 
-__all__ = ["LETTERS", "bury", "error_facts", "is_dead_letter", "settle_undecodable"]
+__all__ = ["bury", "error_facts", "error_text", "settle_undecodable"]
 
 log = logging.getLogger("famulus.topic")
 
-LETTERS: Final = ".dead-letter"  # what the name of a topic of letters ends with
-_MARK: Final = "famulus-dead-letter"  # header: the topic that the letter was written to
-_PREFIX: Final = "famulus-dead-letter-"
-_LONGEST: Final = 8192  # characters of one fact: the letter must not become larger than the broker takes
+_LONGEST: Final = 8192  # characters of one fact
+_SHORTEST: Final = 400  # the same, in a letter that has to be smaller
+
+
+class _Letter(FutureMessage):
+    """A dead letter on its way. It is never given up while the run lives; what is too large for its topic becomes smaller.
+
+    First the texts are cut; then, where a log has the message, what would come from there is left out: the value, and
+    as the last the key and the headers too.
+    """
+
+    __slots__ = ("_facts", "_message", "_stage")
+
+    def __init__(
+        self, topic: str, message: Message, value: bytes | None, facts: Mapping[str, str], callback: DeliveryCallback
+    ) -> None:
+        super().__init__(topic, message.key, value, (), time.time(), callback=callback)
+        self.persistent = True
+        self._message = message
+        self._facts = {fact: text[-_LONGEST:] for fact, text in facts.items()}
+        self._stage = 0
+        self._write_headers(own_headers(message.headers))
+
+    def _write_headers(self, own: Headers) -> None:
+        self.headers = (*own, (MARK, self.topic.encode(errors="backslashreplace")), *about(self._facts))
+
+    def shrink(self) -> bool:
+        if self._stage == 3 or (self._stage == 1 and self._message.offset < 0):
+            return False
+        self._stage += 1
+        own = own_headers(self._message.headers)
+        if self._stage == 1:
+            self._facts = {fact: text[-_SHORTEST:] for fact, text in self._facts.items()}
+            done = "its texts are cut"
+        elif self._stage == 2:
+            self._facts |= {"left-out": "value", "size": str(len(self.value or b""))}
+            self.value = None
+            done = "its value is left out"
+        else:
+            self._facts["left-out"] = "value key headers"
+            self.key, own = None, ()
+            done = "its key and headers are left out too"
+        self._write_headers(own)
+        where = f"{self._message.tp}@{self._message.offset}"
+        log.warning(
+            "the dead letter for %s is too large for topic %s: %s%s",
+            where,
+            self.topic,
+            done,
+            "" if self._stage == 1 else f", as long as its log has it the message is at {where}",
+        )
+        return True
 
 
 def bury(
@@ -47,7 +97,7 @@ def bury(
 
     Args:
         facts: become headers of the letter, their names after ``famulus-dead-letter-``; of one that is long, the end. Those
-            of an earlier letter, which was sent back, are left out.
+            of an earlier letter, which was sent back, are left out, but for the number of times that it was.
         value: the message's own, or where no log has it, what stands for it.
         topic: of the letter; the message's own with ``.dead-letter`` by default. Created when missing.
     """
@@ -56,11 +106,9 @@ def bury(
         return
     name = topic or f"{message.topic}{LETTERS}"
     run.producer.declare.setdefault(name, lambda: _provide(run, name))
-    facts = {_MARK: name, **{f"{_PREFIX}{fact}": text[-_LONGEST:] for fact, text in facts.items()}}
-    about = tuple((header, text.encode(errors="backslashreplace")) for header, text in facts.items())
-    own = tuple(
-        (header, text) for header, text in message.headers if header != _MARK and not header.startswith(_PREFIX)
-    )
+    replays = replays_of(message.headers)
+    if replays:
+        facts = {**facts, "replays": str(replays)}
 
     def buried(future: FutureMessage) -> None:
         try:
@@ -71,8 +119,7 @@ def bury(
             run.counters.dead_letters += 1
             message.release()
 
-    letter = FutureMessage(name, message.key, value, (*own, *about), time.time(), callback=buried)
-    letter.persistent = True
+    letter = _Letter(name, message, value, facts, buried)
     run.producer.enqueue(letter, partition=None, beyond_bounds=True)
 
 
@@ -89,14 +136,19 @@ def error_facts(message: Message, error: BaseException) -> dict[str, str]:
         "topic": message.topic,
         "partition": str(message.partition),
         "offset": str(message.offset),
+        "timestamp": repr(message.timestamp),
         "error-type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "error-message": str(error),
+        "error-message": error_text(error),
+        "traceback": "".join(traceback.format_exception(error)),
     }
 
 
-def is_dead_letter(message: Message) -> bool:
-    """Whether a message was read as a dead letter. One that was sent on to another topic is none any more."""
-    return any(name == _MARK and text == message.topic.encode() for name, text in message.headers)
+def error_text(error: BaseException) -> str:
+    """What an error says, whatever its `__str__` does: the letter must be written."""
+    try:
+        return str(error)
+    except Exception as trouble:
+        return f"<the error's text cannot be had: its __str__ raised {type(trouble).__name__}>"
 
 
 async def settle_undecodable(
@@ -109,7 +161,7 @@ async def settle_undecodable(
     policy = channel.on_decode_error
     if policy == "dead_letter" and not is_dead_letter(message):
         message.refcount += 1  # before anything waits: whatever is cancelled, the letter is on its way
-        facts = {**error_facts(message, error), "part": part, "reader": reader}
+        facts = {**error_facts(message, error), "part": part, "reader": reader, "attempts": "1"}
         bury(run, message, facts, value=message.value, topic=channel.dead_letter)
     hook = channel.on_key_decode_error if part == "key" else channel.on_value_decode_error
     for handler in (hook, policy):

@@ -15,6 +15,7 @@ __all__ = [
     "FamulusError",
     "ImproperlyConfigured",
     "MemberReplaced",
+    "MessageTooLarge",
     "ProduceError",
     "StreamStuck",
     "TopicExists",
@@ -81,6 +82,10 @@ class TopicMismatch(ImproperlyConfigured, TransportError):
 
 class ProduceError(TransportError):
     """A message was not written, or nobody can say (`in_doubt`). It is final: all retries that are made have been made."""
+
+
+class MessageTooLarge(ProduceError):
+    """A message, or a batch of several, is larger than its topic takes."""
 
 
 class CommitRefused(TransportError):

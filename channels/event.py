@@ -27,6 +27,7 @@ class Request(Protocol):
         Raises:
             EncodeError: it has to travel, and cannot be encoded.
         """
+        ...
 
     async def wait_room(self) -> None:
         """Wait until whoever asked can take more."""
@@ -36,6 +37,7 @@ class Request(Protocol):
 
     def again(self) -> Request:
         """The same request, for the event that takes this one's place."""
+        ...
 
 
 class AckResult(int):

@@ -166,6 +166,10 @@ class FutureMessage(ProducerRecord):
         """Whether it is no trouble when its topic is not there: an answer whose caller has left."""
         return False
 
+    def shrink(self) -> bool:
+        """Its topic does not take it, for its size: become smaller, and say whether it did."""
+        return False
+
     def __repr__(self) -> str:
         state = "failed" if self._error else "delivered" if self._receipt else "pending" if self.size else "unsent"
         return f"<FutureMessage {self.topic} {state}>"

@@ -164,6 +164,14 @@ def _derive(
         make: makes the topic of this name, which is ours alone.
     """
     run = source.run
+    if any(part.isolated for part in source.parts):
+        refusal = ImproperlyConfigured(
+            f"{source.name} reads one partition, and {'through' if key is _unchanged else 'group_by'} would spread its events "
+            "over those of another topic, which have no actors here: send them to that topic, and have an agent of its own "
+            "with isolated_partitions=True read it"
+        )
+        run.refuse(refusal)
+        raise refusal
     derived = source.derived.get(target)
     if derived is not None:
         assert derived.feeder is not None, "made below"

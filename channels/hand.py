@@ -118,6 +118,11 @@ class Hand:
         self._stopping: bool | None = None
         self._at_first: int | None = None
 
+    @property
+    def cursors(self) -> list[Cursor]:
+        """Its places in all that its task reads."""
+        return [*self._cursors.values()]
+
     def cursor(self, source: CursorSource) -> Cursor:
         """This hand's place in what `source` gives; the same one each time."""
         cursor = self._cursors.get(source)

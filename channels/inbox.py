@@ -30,16 +30,36 @@ class BatchInbox:
         maxsize: messages it takes; what a stream is iterating over counts until the batch is used up.
         shared: more than one stream reads it: batches are cut to single messages, so that the idle one takes the next.
         on_room: called when an inbox that was full has room for half of `maxsize` again.
+        alone: it gets the messages of one partition only, so it shares its room with no other.
+
+    Attributes:
+        delivered: messages that it has got in all.
     """
 
-    __slots__ = ("_full", "buffered", "closed", "maxsize", "name", "on_room", "shared", "takers", "waiting")
+    __slots__ = (
+        "_full",
+        "alone",
+        "buffered",
+        "closed",
+        "delivered",
+        "maxsize",
+        "name",
+        "on_room",
+        "shared",
+        "takers",
+        "waiting",
+    )
 
-    def __init__(self, name: str, maxsize: int, *, shared: bool, on_room: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, maxsize: int, *, shared: bool, on_room: Callable[[], None], alone: bool = False
+    ) -> None:
         self.name = name
         self.maxsize = maxsize
         self.shared = shared
         self.on_room = on_room
+        self.alone = alone
         self.buffered = 0
+        self.delivered = 0
         self._full = False
         self.closed = False
         self.waiting: deque[Sequence[Message]] = deque()  # bounded by `room`
@@ -57,6 +77,7 @@ class BatchInbox:
         if self.closed:
             return
         self.buffered += len(messages)
+        self.delivered += len(messages)
         if self.buffered > self.maxsize // 2:
             self._full = True
         if self.shared:

@@ -198,8 +198,9 @@ class MemoryTransport(Transport):
                     raise ProduceError(f"{tp}: {fault.error}") from fault.error
         broker.check_up()
         try:
-            for tp in batches:
+            for tp, records in batches.items():
                 broker.log(tp)
+                broker.topic(tp.topic).check_size(records)
         except TransportError as error:
             raise ProduceError(str(error)) from error
         if offsets:

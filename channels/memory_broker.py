@@ -256,8 +256,10 @@ class MemoryBroker:
 
         Raises:
             UnknownTopic: there is no such partition.
+            MessageTooLarge: it is larger than the topic's ``max.message.bytes``, if that is configured.
         """
         log, topic = self.log(tp), self.topics[tp.topic]
+        topic.check_size(records)
         result = log.append(records, self.clock(), stamp_all=topic.stamps_all)
         most = self.max_records
         if most is not None and log.end - log.start > most and not topic.is_compacted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
+from .errors import MessageTooLarge
 from .message import TP, Headers, Message, ProducerRecord
 from .transport import ProduceResult
 
@@ -132,6 +133,23 @@ class MemoryTopic:
     def is_compacted(self) -> bool:
         """True where the newest record of each key must be kept, so that nothing may be trimmed."""
         return "compact" in self.config.get("cleanup.policy", "")
+
+    def check_size(self, records: Sequence[ProducerRecord]) -> None:
+        """
+        Raises:
+            MessageTooLarge: the topic takes no batch of this size.
+        """
+        most = self.config.get("max.message.bytes")
+        if most is None:
+            return
+        size = sum(
+            len(record.key or b"")
+            + len(record.value or b"")
+            + sum(len(name.encode()) + len(text) for name, text in record.headers)
+            for record in records
+        )
+        if size > int(most):
+            raise MessageTooLarge(f"topic {self.name!r} takes no {size} bytes at once: its max.message.bytes is {most}")
 
     def grow(self, total: int) -> None:
         """Add partitions up to `total`."""

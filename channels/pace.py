@@ -40,3 +40,8 @@ class Pacer:
         """A full checkpoint was just made elsewhere."""
         self.left = _EVENTS
         self.limit = perf_counter() + self._seconds
+
+    @property
+    def rested_for(self) -> float | None:
+        """Seconds since the last full checkpoint; None under a mock clock, which does not count them."""
+        return None if self._seconds == float("inf") else perf_counter() - (self.limit - self._seconds)

@@ -17,7 +17,7 @@ import trio
 from ..supervision import trap_stop
 from .callbacks import DeliveryCallbacks
 from .counters import Counters
-from .errors import AppNotRunning, BufferFull, ProduceError, TransportError
+from .errors import AppNotRunning, BufferFull, MessageTooLarge, ProduceError, TransportError
 from .future import FutureMessage
 from .message import TP
 from .options import MessagingOptions
@@ -371,7 +371,20 @@ class Producer:
                 self._settle_failed(future, error)
         if kept:
             self._last_error = error
-            queue.put_off(self._options)
+            if not (isinstance(error, MessageTooLarge) and self._shrink(kept)):
+                queue.put_off(self._options)
+
+    def _shrink(self, futures: Sequence[FutureMessage]) -> bool:
+        """Make these smaller; whether each could be."""
+        shrunk = True
+        for future in futures:
+            if future.shrink():
+                size = size_of(future)
+                self._buffered_bytes += size - future.size
+                future.size = size
+            else:
+                shrunk = False
+        return shrunk
 
     def _settle_failed(self, future: FutureMessage, error: Exception, *, run_ends: bool = False) -> None:
         self._counters.deliveries_failed += 1

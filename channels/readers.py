@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from re import Pattern
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import attrs
 
 from .errors import ImproperlyConfigured
 from .inbox import BatchInbox
+from .message import TP, Message
 
-__all__ = ["Interest", "Item", "Readers", "one_pattern", "without_letters"]
+__all__ = ["Interest", "Item", "Readers", "Split", "one_pattern", "without_letters"]
 
 Item: TypeAlias = "str | Pattern[str]"
 """What can be subscribed to: a topic by its name, or all whose whole name matches a pattern."""
@@ -35,20 +36,38 @@ class Interest:
         return topic in self.topics or (self.pattern is not None and self.pattern.fullmatch(topic) is not None)
 
 
-class Readers:
-    """The readers of one run, and for each topic the inboxes that get its messages.
+class Split(Protocol):
+    """A reader that has an inbox for each partition number."""
 
-    The list of a topic stays the same object: trackers share it.
+    def part(self, partition: int) -> BatchInbox: ...
+
+    @property
+    def parts(self) -> Collection[BatchInbox]: ...
+
+    def assigned(self, partitions: Iterable[TP]) -> None: ...
+
+    def close(self) -> list[Message]: ...
+
+    def __hash__(self) -> int: ...
+
+
+class Readers:
+    """The readers of one run, and for each topic, or partition, the inboxes that get its messages.
+
+    The list of a topic stays the same object: trackers share it. A partition that somebody reads by itself has its own.
     """
 
     def __init__(self) -> None:
         self._interests: dict[BatchInbox, Interest] = {}
+        self._splits: dict[Split, Interest] = {}
         self._of: dict[str, list[BatchInbox]] = {}
+        self._of_partition: dict[TP, list[BatchInbox]] = {}
 
     @property
     def items(self) -> frozenset[Item]:
         """All that somebody wants."""
-        return frozenset(item for interest in self._interests.values() for item in interest.items)
+        interests = [*self._interests.values(), *self._splits.values()]
+        return frozenset(item for interest in interests for item in interest.items)
 
     @property
     def of(self) -> Mapping[str, list[BatchInbox]]:
@@ -62,6 +81,20 @@ class Readers:
         for topic, inboxes in self._of.items():
             if inbox not in inboxes and interest.wants(topic):
                 inboxes.append(inbox)
+        self._renew()
+
+    def add_split(self, interest: Interest, split: Split) -> None:
+        self._splits[split] = interest
+
+    def remove_split(self, split: Split) -> tuple[frozenset[Item], frozenset[str]]:
+        """See `remove`."""
+        interest = self._splits.pop(split, None)
+        if interest is None:
+            return frozenset(), frozenset()
+        self._renew()
+        topics = {tp.topic for tp in self._of_partition} | self._of.keys()
+        read_on = frozenset(topic for topic in topics if interest.wants(topic) and self._is_read(topic))
+        return interest.items - self.items, read_on
 
     def remove(self, inbox: BatchInbox) -> tuple[frozenset[Item], frozenset[str]]:
         """Forget a reader. Returns what nobody wants any more, and which of its topics others go on reading."""
@@ -71,24 +104,50 @@ class Readers:
         for inboxes in self._of.values():
             if inbox in inboxes:
                 inboxes.remove(inbox)
-        read_on = frozenset(topic for topic, inboxes in self._of.items() if inboxes and interest.wants(topic))
+        self._renew()
+        read_on = frozenset(topic for topic in self._of if interest.wants(topic) and self._is_read(topic))
         return interest.items - self.items, read_on
 
     def topics_read(self, *, apart_from: Collection[BatchInbox]) -> frozenset[str]:
         """The topics that somebody else reads."""
+        others = [
+            interest for split, interest in self._splits.items() if not any(part in apart_from for part in split.parts)
+        ]
         return frozenset(
-            topic for topic, inboxes in self._of.items() if any(each not in apart_from for each in inboxes)
+            topic
+            for topic, inboxes in self._of.items()
+            if any(each not in apart_from for each in inboxes) or any(other.wants(topic) for other in others)
         )
 
-    def __contains__(self, inbox: BatchInbox) -> bool:
-        return inbox in self._interests
+    def __contains__(self, inbox: object) -> bool:
+        return inbox in self._interests or inbox in self._splits
 
-    def readers_of(self, topic: str) -> list[BatchInbox]:
-        """The inboxes that get the messages of a topic; kept up to date."""
-        inboxes = self._of.get(topic)
+    def assigned(self, partitions: Collection[TP]) -> None:
+        """These are ours now."""
+        self._of_partition = {tp: inboxes for tp, inboxes in self._of_partition.items() if tp in partitions}
+        for split, interest in self._splits.items():
+            split.assigned(tp for tp in partitions if interest.wants(tp.topic))
+
+    def readers_of(self, tp: TP) -> list[BatchInbox]:
+        """The inboxes that get the messages of a partition; kept up to date."""
+        inboxes = self._of.get(tp.topic)
         if inboxes is None:
-            inboxes = self._of[topic] = self._find(topic)
+            inboxes = self._of[tp.topic] = self._find(tp.topic)
+        if any(interest.wants(tp.topic) for interest in self._splits.values()):
+            inboxes = self._of_partition.setdefault(tp, [])
+            self._fill(tp, inboxes)
         return inboxes
+
+    def _renew(self) -> None:
+        for tp, inboxes in self._of_partition.items():
+            self._fill(tp, inboxes)
+
+    def _fill(self, tp: TP, inboxes: list[BatchInbox]) -> None:
+        parts = [split.part(tp.partition) for split, interest in self._splits.items() if interest.wants(tp.topic)]
+        inboxes[:] = [*self._of[tp.topic], *parts]
+
+    def _is_read(self, topic: str) -> bool:
+        return bool(self._of.get(topic)) or any(interest.wants(topic) for interest in self._splits.values())
 
     def _find(self, topic: str) -> list[BatchInbox]:
         return [inbox for inbox, interest in self._interests.items() if interest.wants(topic)]

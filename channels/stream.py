@@ -191,7 +191,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._cursor = cursor = hand.cursor(self._subscription)
         cursor.set_acks(self._acks)
         cursor.task = trio.lowlevel.current_task()
-        self._pacer = pacer = Pacer()
+        cursor.pacer = self._pacer = pacer = Pacer()
         if hand.reached is not None:
             hand.reached()
         return cursor, hand, pacer

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("famulus.stream")
 
 __all__ = ["ChannelSubscription", "InboxSubscription", "Subscription", "TopicSubscription"]
-__all__ += ["check_readable", "close_readers", "interest_in", "readers_of"]
+__all__ += ["check_readable", "close_readers", "interest_in", "partitions_of", "readers_of", "topic_cursor"]
 
 
 class Subscription(ABC):
@@ -49,7 +49,10 @@ class Subscription(ABC):
         derived: subscriptions to what its streams were regrouped or sent through, by channel or topic name.
         combinations: subscriptions that it is part of.
         feeder: what fills its channel, where it is derived itself.
+        isolated: it reads one partition number only.
     """
+
+    isolated = False
 
     def __init__(self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False) -> None:
         self.run = run
@@ -179,6 +182,21 @@ class Subscription(ABC):
         """The conductor's inboxes that it reads."""
         return ()
 
+    @property
+    def cursors(self) -> Sequence[Cursor]:
+        """The places in it of those who read it."""
+        return self._cursors
+
+    @property
+    def buffered(self) -> int:
+        """Messages that wait to be taken."""
+        return sum(inbox.buffered for inbox in self.inboxes) - sum(cursor.used for cursor in self.cursors)
+
+    @property
+    def delivered(self) -> int | None:
+        """Messages that have come in all; None where that is not counted."""
+        return sum(inbox.delivered for inbox in self.inboxes) if self.inboxes else None
+
     def close(self, *, leave: bool = False) -> None:
         """End its streams after the event in hand, the derived ones too.
 
@@ -228,6 +246,10 @@ class InboxSubscription(Subscription):
     def __init__(self, run: Run, channel: Channel[Any], name: str, *, shared: bool = False) -> None:
         super().__init__(run, channel, name, shared=shared)
         self._inbox = EventInbox(name, channel.bound(run))
+
+    @property
+    def buffered(self) -> int:
+        return self._inbox.buffered
 
     def _make_cursor(self, hand: Hand) -> Cursor:
         return EventCursor(self._inbox)
@@ -288,22 +310,10 @@ class TopicSubscription(Subscription):
         return (self._inbox,)
 
     async def partition_count(self) -> int:
-        """Of several topics, the largest number; of a pattern alone, that of a topic made without one, if there is none."""
-        run, interest = self.run, self._interest
-        topics = sorted(interest.topics)
-        if interest.pattern is not None:
-            topics += [topic for topic in await run.transport.list_topics() if interest.pattern.fullmatch(topic)]
-        counts: list[int] = []
-        for topic in topics:
-            retry = Retry(f"looking at topic {topic}", run.options, log, patient_with=(UnknownTopic,))
-            counts.append(await retry.until_done(partial(run.transport.partition_count, topic)))
-        return max(counts, default=run.options.topic_partitions)
+        return await partitions_of(self.run, self._interest)
 
     def _make_cursor(self, hand: Hand) -> Cursor:
-        schema = self.channel.serdes(self.run).schema
-        cursor = (
-            SchemaCursor(self._inbox, schema) if schema.custom_loads else BatchCursor(self._inbox, *schema.decoders())
-        )
+        cursor = topic_cursor(self.run, self.channel, self._inbox)
         self.run.conductor.watch(cursor)
         return cursor
 
@@ -314,6 +324,24 @@ class TopicSubscription(Subscription):
             cursor.close(release=others)
             if leave:
                 conductor.unwatch(cursor)
+
+
+async def partitions_of(run: Run, interest: Interest) -> int:
+    """Of several topics, the largest number; of a pattern alone, that of a topic made without one, if there is none."""
+    topics = sorted(interest.topics)
+    if interest.pattern is not None:
+        topics += [topic for topic in await run.transport.list_topics() if interest.pattern.fullmatch(topic)]
+    counts: list[int] = []
+    for topic in topics:
+        retry = Retry(f"looking at topic {topic}", run.options, log, patient_with=(UnknownTopic,))
+        counts.append(await retry.until_done(partial(run.transport.partition_count, topic)))
+    return max(counts, default=run.options.topic_partitions)
+
+
+def topic_cursor(run: Run, channel: Topic[Any], inbox: BatchInbox) -> BatchCursor:
+    """A place in an inbox of this topic's messages."""
+    schema = channel.serdes(run).schema
+    return SchemaCursor(inbox, schema) if schema.custom_loads else BatchCursor(inbox, *schema.decoders())
 
 
 def check_readable(run: Run, channel: Channel[Any], schema: Schema) -> None:

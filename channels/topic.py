@@ -25,10 +25,10 @@ from .arguments import (
     topic_title,
 )
 from .channel import Channel
-from .dead_letters import LETTERS
 from .errors import ImproperlyConfigured
 from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
+from .letters import LETTERS
 from .message import HeadersArg
 from .partitioner import partition_for
 from .preparing import Preparation

@@ -6,9 +6,7 @@ as a failure: its failure policy takes the event, its supervisor starts it again
 
 from __future__ import annotations
 
-import linecache
 import logging
-import os
 from collections.abc import Collection, Iterable
 from weakref import WeakKeyDictionary
 
@@ -19,13 +17,12 @@ from .cursor import Cursor
 from .errors import StreamStuck
 from .event import Event
 from .options import MessagingOptions
+from .stacks import stack_of
 from .tracker import PartitionTracker
 
 __all__ = ["Watchdog"]
 
 log = logging.getLogger("famulus.watchdog")
-
-_TRIO = os.path.dirname(trio.__file__) + os.sep
 
 
 @attrs.define
@@ -98,13 +95,5 @@ class Watchdog:
 
 
 def _place(task: trio.lowlevel.Task | None) -> str:
-    """Where a task waits, its innermost frame of the user's last."""
-    if task is None or task.coro.cr_frame is None:
-        return "    (its task has ended)"
-    lines: list[str] = []
-    for frame, number in task.iter_await_frames():
-        code = frame.f_code
-        if not code.co_filename.startswith(_TRIO):
-            source = linecache.getline(code.co_filename, number).strip()
-            lines.append(f"    {code.co_filename}:{number} in {code.co_qualname}: {source}")
-    return "\n".join(lines)
+    """Where a task waits, its innermost frame last."""
+    return "    (its task has ended)" if task is None else stack_of(task)

@@ -15,7 +15,7 @@ from ..channels.errors import (
     BrokerUnavailable,
     CommitRefused,
     ImproperlyConfigured,
-    ProduceError,
+    MessageTooLarge,
     TopicExists,
     TransportError,
     UnknownTopic,
@@ -135,7 +135,7 @@ def translated(error: BaseException, doing: str) -> TransportError:
     if isinstance(error, kafka_errors.TopicAlreadyExistsError):
         return TopicExists(reason)
     if isinstance(error, _TOO_LARGE):
-        return ProduceError(
+        return MessageTooLarge(
             f"{reason}; the broker takes no more at once than the topic's max.message.bytes (1 MB by default): raise that, "
             "or where each message alone is smaller, lower our producer_max_batch_bytes to it"
         )

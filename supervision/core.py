@@ -68,6 +68,11 @@ class Supervisor:
     # ---- what others may do
 
     @property
+    def handle(self) -> ChildHandle | None:
+        """What it is to the supervisor above it; None for the root."""
+        return self._handle
+
+    @property
     def children(self) -> Mapping[str, ChildHandle]:
         """The children by name, in start order; live and read-only."""
         return MappingProxyType(self._children)

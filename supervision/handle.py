@@ -97,6 +97,11 @@ class ChildHandle:
         return f"{self._supervisor.path}/{self.name}"
 
     @property
+    def parent(self) -> Supervisor:
+        """The supervisor that it is a child of."""
+        return self._supervisor
+
+    @property
     def alive(self) -> bool:
         """Whether a task of it exists and is past its backoff."""
         return self._run is not None and self._run.began

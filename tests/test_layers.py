@@ -33,6 +33,7 @@ DOORS = {"trio_asyncio": "kafka/bridge.py", "aiokafka": "kafka/", "tractor": "ac
 # Decisions are pure: these may not import trio.
 PURE = [
     "channels/ledger.py",
+    "channels/letters.py",
     "channels/memory_log.py",
     "channels/partitioner.py",
     "kafka/assignor.py",

@@ -10,6 +10,7 @@ import pytest
 
 PROGRAM = """
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import assert_type
 
 import famulus
@@ -51,6 +52,17 @@ async def main() -> None:
         assert_type(running, famulus.RunningApp)
         assert_type(await tally.ask(Order("ada", 1)), int)
         assert_type(await running.agent(tally).ask(Order("ada", 1)), int)
+        assert_type(await tally.join([Order("ada", 1)]), list[int])
+        assert_type(await tally.kvjoin([("ada", Order("ada", 1))]), list[int])
+        assert_type(await tally.ask_nowait(Order("ada", 1)), famulus.ReplyPromise[int])
+        assert_type(await (await tally.ask_nowait(Order("ada", 1))), int)
+        async for total in tally.map([Order("ada", 1)], key=b"ada", window=10):
+            assert_type(total, int)
+        async with aclosing(tally.ask_stream(Order("ada", 1))) as parts:
+            async for part in parts:
+                assert_type(part, int)
+        results: AsyncIterator[int] = running.agent(tally).kvmap([("ada", Order("ada", 1))])
+        assert_type(await running.agent(tally).join([Order("ada", 1)]), list[int])
         assert_type(await (await orders.send(Order("ada", 1))), famulus.RecordMetadata)
 
         @running.agent()
@@ -59,6 +71,8 @@ async def main() -> None:
                 yield 2 * n
 
         assert_type(await double.ask(21), int)
+        async with famulus.open_client(app) as client:
+            assert_type(await client.agent(tally).ask(Order("ada", 1)), int)
         await double.ask("no")  # wrong
 """
 

@@ -70,12 +70,15 @@ async def test_pain_10_a_dead_letter_is_the_message_with_what_was_wrong(broker: 
     assert (key.key, key.value) == (b"key?", b"1")
     found = facts(value)
     assert "not JSON" in found.pop("error-message")
+    assert "DecodeError" in found.pop("traceback")
+    assert float(found.pop("timestamp")) > 0
     assert found == {
         "topic": "numbers",
         "partition": "0",
         "offset": "0",
         "part": "value",
         "reader": "reader",
+        "attempts": "1",
         "error-type": "famulus.models.errors.DecodeError",
     }
     assert facts(key)["part"] == "key"

@@ -1,0 +1,311 @@
+"""An agent in a run: its subscription, its actors, and what can be done with them.
+
+The actors stand under one supervisor. With isolated partitions there is one more child, which follows the assignment: it starts
+an actor for each partition that comes, and ends those whose partition does not come back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from ..channels.crew import Crew
+from ..channels.errors import AppNotRunning
+from ..channels.hand import current_hand
+from ..channels.partitioned import PartitionedSubscription
+from ..channels.runs import Run
+from ..channels.stacks import stack_of
+from ..channels.subscription import Subscription
+from ..channels.topic import Topic
+from ..supervision import (
+    ChildHandle,
+    Supervisor,
+    SupervisorSpec,
+    SupervisorStopping,
+    UnknownChild,
+    child,
+    current_child,
+    supervisor,
+)
+from .actor import Actor
+from .agent import Agent
+from .errors import AgentError
+from .failure import Failures
+from .info import AgentInfo, AgentState
+from .replies import Replies
+from .sinks import check_sink
+from .waiting import enroll
+
+__all__ = ["AgentRun"]
+
+log = logging.getLogger("famulus.agent")
+
+
+class AgentRun:
+    """An agent in a run: its subscription and its actors. `of` finds it.
+
+    Attributes:
+        sinks: the declared ones, and those that were added in this run.
+        cancelled: whether it was stopped for good.
+        started: set once its supervisor is up.
+    """
+
+    def __init__(self, run: Run, agent: Agent[Any, Any]) -> None:
+        self.run = run
+        self.agent = agent
+        self.sinks: list[Any] = list(agent.sinks)
+        self.cancelled = False
+        options = agent.options
+        self.failures = Failures(
+            run, agent.name, options.on_failure, options.max_attempts, dead_letter=agent.channel.dead_letter
+        )
+        self._supervisor: Supervisor | None = None
+        self.started = trio.Event()
+        self._lock = trio.Lock()
+        self._wanted: frozenset[int] = frozenset()  # with isolated partitions: those that are ours
+        self._actors: dict[int, Actor] = {}
+        self._changed = trio.Event()
+        self.crew = Crew() if options.concurrency > 1 or options.isolated_partitions else None
+        self._partitions: PartitionedSubscription | None = None
+        self.subscription: Subscription
+        if options.isolated_partitions:
+            assert isinstance(agent.channel, Topic), "checked at declaration"
+            self.subscription = self._partitions = PartitionedSubscription(
+                run, agent.channel, agent.name, on_assigned=self._assigned
+            )
+        else:
+            self.subscription = agent.channel.subscribe(run, agent.name, shared=options.concurrency > 1)
+            for index in range(options.concurrency):
+                self._actors[index] = Actor(self, index, self.subscription, f"{agent.name}[{index}]")
+        enroll(run, agent, self)
+
+    @classmethod
+    def of(cls, run: Run, agent: Agent[Any, Any]) -> AgentRun:
+        """
+        Raises:
+            AppNotRunning: the agent is not one of this run's.
+        """
+        found: AgentRun | None = run.found(("actors", agent))
+        if found is None:
+            raise AppNotRunning(f"agent {agent.name} is none of those of {run!r}: it was declared on another one")
+        return found
+
+    @property
+    def actors(self) -> list[Actor]:
+        """In the order of their index."""
+        return [actor for _, actor in sorted(self._actors.items())]
+
+    def spec(self) -> SupervisorSpec:
+        """The agent's supervisor with its actors. They are started once the subscription is."""
+        options = self.agent.options
+        if self._partitions is None:
+            children = [child(actor.play, name=actor.name, shutdown=options.drain) for actor in self.actors]
+        else:
+            children = [child(self._follow, name=f"{self.agent.name}[assignment]", shutdown=options.drain)]
+        return supervisor(options.strategy, *children, name=self.agent.name, stop="together")
+
+    def begun(self, handle: ChildHandle) -> None:
+        """One of its children runs, and so its supervisor does."""
+        self._supervisor = handle.parent
+
+    # -- being ready -----------------------------------------------------------------------------------------
+
+    @property
+    def isolated(self) -> bool:
+        """Whether its actors come with the assignment."""
+        return self._partitions is not None
+
+    @property
+    def reached(self) -> bool:
+        """Whether every actor has come to its stream."""
+        return all(actor.reached.is_set() for actor in self._actors.values())
+
+    async def wait_reached(self) -> None:
+        """Wait until every actor has come to its stream."""
+        for actor in self.actors:
+            await actor.reached.wait()
+
+    # -- isolated partitions ---------------------------------------------------------------------------------
+
+    def _assigned(self, partitions: frozenset[int]) -> None:
+        """These are ours now. Actors of those that come back keep their place."""
+        self._wanted = partitions
+        assert self._partitions is not None, "it calls this"
+        for number in sorted(partitions - self._actors.keys()):
+            stream = self._partitions.partition(number)
+            self._actors[number] = Actor(self, number, stream, stream.name)
+        self._changed.set()
+
+    async def _follow(self) -> None:
+        """Have an actor for each partition that is ours, and no others."""
+        this = current_child()
+        self.begun(this)
+        while True:
+            self._changed = trio.Event()
+            async with self._lock:
+                if not self.cancelled:
+                    await self._settle(this)
+            await self._changed.wait()
+
+    async def _settle(self, this: ChildHandle) -> None:
+        spec, children = this.spec, this.parent.children
+        for number in sorted(self._wanted):
+            actor = self._actors.get(number)
+            if actor is not None and actor.name not in children:
+                actor_spec = child(actor.play, name=actor.name, restart=spec.restart, shutdown=spec.shutdown)
+                try:
+                    await this.parent.start(actor_spec)
+                except SupervisorStopping:
+                    return
+        async with trio.open_nursery() as nursery:
+            for number, actor in [*self._actors.items()]:
+                if number not in self._wanted:
+                    nursery.start_soon(self._end, number, actor, this.parent)
+
+    async def _end(self, number: int, actor: Actor, supervisor: Supervisor) -> None:
+        """A partition is gone: end its actor, which had its time for the event in hand when the partition was revoked."""
+        handle = supervisor.children.get(actor.name)
+        if handle is not None:
+            await handle.terminate()
+            await supervisor.delete(actor.name)
+        if number in self._wanted:  # it has come back meanwhile, and goes on where it was
+            self._changed.set()
+            return
+        actor.leave()
+        del self._actors[number]
+        assert self._partitions is not None, "else nobody would be here"
+        self._partitions.let_go(number)
+
+    # -- what users do with it -------------------------------------------------------------------------------
+
+    def add_sink(self, sink: Any) -> None:
+        """See `Agent.add_sink`."""
+        self.sinks.append(self.agent.as_sink(check_sink(sink, self.agent.name)))
+
+    async def cancel(self) -> None:
+        """See `Agent.cancel`."""
+        await self._carry_out("cancel", self._cancel)
+
+    async def restart(self) -> None:
+        """See `Agent.restart`."""
+        if self.cancelled:
+            raise AgentError(self.agent.name, "it was cancelled, which is for the rest of the run")
+        await self._carry_out("restart", self._restart)
+
+    async def _carry_out(self, verb: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Have it done by a task of the run, so that cancelling the call ends the wait only."""
+        services, root, name = self.run.services, self.run.root, self.agent.name
+        if services is None or root is None:
+            raise AppNotRunning(f"app {self.run.app.id!r} is still starting")
+        if root.state in ("stopping", "stopped", "failed"):
+            raise AppNotRunning(f"app {self.run.app.id!r} is stopping, and its agents with it")
+        finished = False
+        over = trio.Event()
+        failures: list[Exception] = []
+
+        async def carry_out() -> None:
+            nonlocal finished
+            try:
+                async with self._lock:
+                    await work()
+                finished = True
+            except Exception as error:
+                failures.append(error)
+            finally:
+                over.set()
+
+        numbers = (f"{verb} {name}" if not number else f"{verb} {name} ({number})" for number in range(10_000))
+        label = next(label for label in numbers if label not in services.children)
+        try:
+            await services.start(child(carry_out, name=label, restart="temporary"))
+        except SupervisorStopping:
+            raise AppNotRunning(f"app {self.run.app.id!r} is stopping, and its agents with it") from None
+        hand = current_hand.get()
+        if hand is not None and hand.owner in self._actors.values():
+            return  # it would wait for its own end
+        await over.wait()
+        if failures:
+            raise failures[0]
+        if not finished:
+            raise AppNotRunning(f"app {self.run.app.id!r} has stopped meanwhile")
+
+    async def _cancel(self) -> None:
+        if self.cancelled:
+            return
+        self.cancelled = True
+        log.info("agent %s was cancelled, for the rest of the run", self.agent.name)
+        await self.started.wait()
+        assert self._supervisor is not None, "it has started"
+        handle = self._supervisor.handle
+        assert handle is not None, "an agent's supervisor is nobody's root"
+        await handle.terminate()
+        Replies.of(self.run).fail(self.agent.name, AgentError(self.agent.name, "it was cancelled before it answered"))
+        for actor in self.actors:
+            actor.leave()
+        self.subscription.close(leave=True)
+
+    async def _restart(self) -> None:
+        await self.started.wait()
+        assert self._supervisor is not None, "it has started"
+        children = self._supervisor.children
+        handles = [children[actor.name] for actor in self.actors if actor.name in children]
+        log.info("agent %s is restarted: %d actors", self.agent.name, len(handles))
+        for verb in ("terminate", "restart"):
+            errors: list[Exception] = []
+            async with trio.open_nursery() as nursery:
+                for handle in handles:
+                    nursery.start_soon(_attempt, getattr(handle, verb), errors)
+            if errors:
+                raise errors[0]
+
+    # -- what it tells ---------------------------------------------------------------------------------------
+
+    @property
+    def _state(self) -> AgentState:
+        if self.cancelled:
+            return "cancelled"
+        if self._supervisor is None:
+            return "starting"
+        states: dict[str, AgentState] = {"starting": "starting", "running": "running", "stopping": "stopping"}
+        state = states.get(self._supervisor.state, "stopped")
+        return "starting" if state == "running" and not self.reached else state
+
+    def info(self) -> AgentInfo:
+        """See `Agent.info`."""
+        channel, failures, subscription = self.agent.channel, self.failures, self.subscription
+        delivered = subscription.delivered
+        return AgentInfo(
+            name=self.agent.name,
+            channel=channel.name,
+            topics=tuple(getattr(channel, "topics", ())),
+            state=self._state,
+            concurrency=self.agent.options.concurrency,
+            actors=tuple(actor.info() for actor in self.actors),
+            partitions=self._wanted if self.isolated else None,
+            buffered=subscription.buffered,
+            taken=None if delivered is None else delivered - subscription.buffered,
+            failed=failures.failed,
+            retried=failures.retried,
+            dead_lettered=failures.dead_lettered,
+        )
+
+    def actor_tracebacks(self) -> dict[str, str]:
+        """See `Agent.actor_tracebacks`."""
+        return {actor.name: stack_of(actor.task) for actor in self.actors if actor.task is not None}
+
+    def __repr__(self) -> str:
+        return f"<AgentRun {self.agent.name} actors={len(self._actors)}>"
+
+
+async def _attempt(call: Callable[[], Awaitable[None]], errors: list[Exception]) -> None:
+    try:
+        await call()
+    except UnknownChild:  # it has gone with its partition
+        pass
+    except SupervisorStopping as error:
+        errors.append(AppNotRunning(str(error)))
+    except Exception as error:
+        errors.append(error)
