@@ -138,7 +138,7 @@ class Agent(Generic[T, R]):
 
         Args:
             correlation_id: name the request, to ask again under the same name: the first answer to come counts, later ones
-                are dropped. The agent finds it as ``event.request.correlation_id``. Made by default.
+                are dropped. The agent finds it in the header ``famulus-correlation-id``. Made by default.
             options: see `SendOptions`.
 
         Raises:

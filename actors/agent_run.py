@@ -242,7 +242,9 @@ class AgentRun:
         handle = self._supervisor.handle
         assert handle is not None, "an agent's supervisor is nobody's root"
         await handle.terminate()
-        Replies.of(self.run).fail(self.agent.name, AgentError(self.agent.name, "it was cancelled before it answered"))
+        error = AgentError(self.agent.name, "it was cancelled before it answered")
+        # Workers elsewhere may read the same topic, and answer what is asked from now on.
+        Replies.of(self.run).fail(self.agent.name, error, for_good=not isinstance(self.agent.channel, Topic))
         for actor in self.actors:
             actor.leave()
         self.subscription.close(leave=True)

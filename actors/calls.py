@@ -23,7 +23,7 @@ from ..channels.topic import Topic
 from ..models import NotReady
 from .errors import AgentError
 from .replies import Replies
-from .slots import AskSlot, MemberSlot, PromiseSlot, ReplySlot, StreamSlot, raise_bare
+from .slots import AskSlot, MemberSlot, PromiseSlot, ReplySlot, StreamSlot
 from .waiting import asking, begin_wait
 from .wire import Mode, request_headers
 
@@ -403,7 +403,10 @@ class Results(AsyncIterator[R], Generic[R]):
                 asker.waits_for = None
         self.index, value, error = gathering.answers.popleft()
         if error is not None:
-            raise_bare(error)
+            try:
+                raise error
+            finally:
+                del error  # see `AskSlot.result`
         answer: R = value
         return answer
 

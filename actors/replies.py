@@ -45,16 +45,17 @@ class Replies:
         refusal: why it cannot.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, is_client: bool = False) -> None:
         self.run: Final = run
+        self.is_client: Final = is_client
         prefix = run.options.reply_to_prefix or f"{run.app.id}-reply-"
         self.tag: Final = uuid.uuid4().hex
-        name = f"{prefix}{run.options.consumer_group_instance_id or self.tag}"
-        self.address: Final = name.encode()
+        instance = run.options.consumer_group_instance_id
+        lasting = f"client-{instance}" if is_client else instance
+        self.address: Final = f"{prefix}{lasting if instance else self.tag}".encode()
         self.wanted = trio.Event()
         self.ready = trio.Event()
         self.refusal: Exception | None = None
-        self.is_client = False
         self._slots: dict[bytes, ReplySlot] = {}
         self._failed: dict[str, BaseException] = {}
         self._ids = map(f"{self.tag[:12]}.%d".__mod__, itertools.count(1))
@@ -222,16 +223,17 @@ class Replies:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def fail(self, agent: str, error: BaseException) -> None:
-        """An agent could not be started: nobody waits for it for ever."""
-        self._failed[agent] = error
+    def fail(self, agent: str, error: BaseException, *, for_good: bool = True) -> None:
+        """An agent could not be started, or was cancelled: nobody waits for it for ever.
+
+        Args:
+            for_good: whoever asks it from now on gets this too, since nobody else could answer.
+        """
+        if for_good:
+            self._failed[agent] = error
         for slot in [slot for slot in self._slots.values() if slot.agent.name == agent]:
             self.forget(slot)
             slot.failure(failure_of(agent, error))
-
-    def revive(self, agent: str) -> None:
-        """An agent that could not be started is up."""
-        self._failed.pop(agent, None)
 
     def close(self) -> None:
         """The run ends: nobody waits for ever."""
@@ -241,6 +243,11 @@ class Replies:
         for slot in slots:
             slot.failure(AgentError(slot.agent.name, "the app stopped before the answer came"))
         self.ready.set()
+
+    @staticmethod
+    def of_client(run: Run) -> Replies:
+        """The replies of a run that is a client; to be called first."""
+        return run.state("actors.replies", lambda: Replies(run, is_client=True))
 
     @staticmethod
     def of(run: Run) -> Replies:

@@ -34,6 +34,7 @@ class ReplyReader:
         self._replies = Replies.of(run)
         self._tp = TP(self._replies.address.decode(), 0)
         self._position: int | None = None
+        self._made = False
         self._scope = trio.CancelScope()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -46,7 +47,7 @@ class ReplyReader:
                 self._replies.wanted.set()
             await self._replies.wanted.wait()
             await self._read()
-        if self._position is not None:
+        if self._made:
             await self._delete()
 
     async def _read(self) -> None:
@@ -54,8 +55,10 @@ class ReplyReader:
         retry = Retry(f"reading answers from {tp.topic}", run.options, log, patient_with=(UnknownTopic,))
         while True:
             try:
-                if self._position is None and await create_unless_there(run.transport, self._spec):
-                    log.info("created topic %s", tp.topic)
+                if self._position is None:
+                    self._made = True
+                    if await create_unless_there(run.transport, self._spec):
+                        log.info("created topic %s", tp.topic)
                 start: Mapping[TP, StartOffset] = {tp: "latest" if self._position is None else self._position}
                 async with run.transport.open_reader(start) as reader:
                     self._position = reader.position(tp)

@@ -285,8 +285,8 @@ class Outbox:
     MOST = 1024
     """Callers, each with the route to its topic; the one that was answered longest ago is forgotten first."""
 
-    GONE_FOR = 30.0
-    """Seconds for which a topic that was missing is not looked for again: a caller with a lasting name may come back."""
+    GONE_FOR = 1.0
+    """Seconds for which a topic that was missing is not looked for again. A caller with a lasting name may come back."""
 
     SURE_FOR = 1.0
     """Seconds for which a topic that was written to is taken to be there. Writing to one that is gone takes a client long to

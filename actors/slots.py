@@ -5,6 +5,7 @@ A slot knows nothing of how an answer came. Those who wait are woken by the sche
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +18,7 @@ from .errors import AgentError
 if TYPE_CHECKING:
     from .agent import Agent
 
-__all__ = ["AskSlot", "Collector", "MemberSlot", "PromiseSlot", "ReplySlot", "StreamSlot", "raise_bare"]
+__all__ = ["AskSlot", "Collector", "MemberSlot", "PromiseSlot", "ReplySlot", "StreamSlot"]
 
 
 class ReplySlot:
@@ -85,10 +86,12 @@ class AskSlot(ReplySlot):
         Raises:
             AgentError: the agent failed on the request, or gave no answer.
         """
-        error = self._error
+        error, self._error = self._error, None
         if error is not None:
-            self._error = None
-            raise_bare(error)
+            try:
+                raise error
+            finally:
+                del error  # else it and this frame keep each other until the garbage collector comes
         return self._value
 
 
@@ -121,7 +124,7 @@ class PromiseSlot(ReplySlot):
             AgentError: see `AskSlot.wait`; or a wait for it was cancelled.
         """
         if self._error is not None:
-            raise self._error.with_traceback(None)
+            raise copy.copy(self._error)  # its traceback would keep this slot, which keeps it
         if self.settled:
             return self._value
         if self.given_up:
@@ -239,7 +242,10 @@ class StreamSlot(ReplySlot):
             return value
         error, self._error = self._error, None
         if error is not None:
-            raise_bare(error)
+            try:
+                raise error
+            finally:
+                del error  # see `AskSlot.result`
         raise StopAsyncIteration
 
 
@@ -265,11 +271,3 @@ class MemberSlot(ReplySlot):
 
     def failure(self, error: Exception) -> None:
         self._collector.arrived(self._index, None, error)
-
-
-def raise_bare(error: Exception) -> None:
-    """Raise it without keeping it: else it and the frames that it passes keep each other until the garbage collector comes."""
-    try:
-        raise error
-    finally:
-        del error

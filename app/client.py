@@ -104,6 +104,7 @@ async def open_client(app: App, /, **settings: Any) -> AsyncIterator[RunningClie
             "memory://NAME to both where they are in one process"
         )
     run = Run(app, frozen, make_transport(app, frozen))
+    Replies.of_client(run)
     with run.entered():
         try:
             async with open_supervisor(CrashingSupervisor, name=app.id) as root:
@@ -134,11 +135,10 @@ async def _start(run: Run, settings: Settings) -> None:
         name="messaging",
     )
     await connection.start(run.root, messaging)
-    replies = Replies.of(run)
-    replies.is_client = True
     if run.transport.crosses_processes:
         reader = child(ReplyReader(run).run, name="replies", shutdown=settings.shutdown_timeout)
         await run.root.start(supervisor(OneForOneSupervisor, reader, name="services"))
+        replies = Replies.of(run)
         replies.wanted.set()
         await replies.ready.wait()
 

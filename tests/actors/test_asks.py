@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 import famulus
+from famulus.channels.memory import MemoryBroker
 
 
 async def test_a_plain_coroutine_answers_none() -> None:
@@ -245,3 +246,76 @@ async def test_the_current_agent_and_event_are_known_inside() -> None:
         assert famulus.current_agent() is None
         assert famulus.current_event() is None
     assert seen == [look, 5]
+
+
+async def test_with_retry_the_failure_is_answered_only_when_it_is_final() -> None:
+    app = famulus.App("patient")
+    attempts: list[int] = []
+
+    @app.agent(on_failure="retry", max_attempts=3)
+    async def flaky(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for event in stream.events():
+            attempts.append(event.attempt)
+            if event.attempt < event.value:
+                raise RuntimeError(f"attempt {event.attempt}")
+            yield event.attempt
+
+    async with famulus.open_app(app):
+        with trio.fail_after(100):
+            assert await flaky.ask(3) == 3
+            assert attempts == [1, 2, 3]
+            with pytest.raises(famulus.AgentError, match="attempt 3"):
+                await flaky.ask(4)
+            assert [part async for part in flaky.ask_stream(2)] == [2]
+
+
+async def test_a_request_that_goes_to_the_dead_letters_is_answered_with_the_failure() -> None:
+    app = famulus.App("buried")
+
+    @app.agent(on_failure="dead_letter")
+    async def fails(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            yield 1 // number
+
+    async with famulus.open_app(app) as running:
+        with trio.fail_after(5), pytest.raises(famulus.AgentError, match="ZeroDivisionError"):
+            await fails.ask(0)
+        await trio.sleep(1)
+        assert running.statistics().dead_letters == 1
+
+
+async def test_the_caller_of_a_plain_coroutine_s_parts_gets_the_end() -> None:
+    app = famulus.App("plain-parts")
+
+    @app.agent()
+    async def note(stream: famulus.Stream[int]) -> None:
+        async for _ in stream:
+            pass
+
+    async with famulus.open_app(app):
+        with trio.fail_after(5):
+            assert [part async for part in note.ask_stream(1)] == []
+
+
+async def test_asks_to_an_agent_that_cannot_be_started_fail(broker: MemoryBroker) -> None:
+    broker.create_topic("numbers", 3)
+    told: list[str] = []
+    async with famulus.open_app(broker=f"memory://{broker.name}") as app:
+        started = trio.Event()
+
+        @app.agent(app.topic("numbers", value_type=int, partitions=5, internal=True))
+        async def never(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+            async for number in stream:
+                yield number
+
+        async def ask() -> None:
+            with pytest.raises(famulus.AgentError, match="partitions"):
+                await never.ask(1, partition=0)
+            told.append("failed")
+
+        started.set()
+        with trio.fail_after(100):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+            await ask()
+    assert told == ["failed", "failed"]

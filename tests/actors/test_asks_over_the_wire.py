@@ -238,7 +238,7 @@ async def test_with_an_instance_id_the_address_lasts_and_old_answers_are_dropped
     here = Calls(make_app)
     async with famulus.open_app(Calls(make_app).app) as worker:
         async with famulus.open_client(here.app, **options) as client:
-            assert replies_of(client).address == b"answers-till-1"
+            assert replies_of(client).address == b"answers-client-till-1"
             with trio.move_on_after(1):
                 await here.note.ask("slow")
         async with famulus.open_client(here.app, **options) as client:

@@ -96,10 +96,7 @@ async def test_a_worker_asks_another_and_makes_its_reply_topic_for_that(
     with trio.fail_after(100):
         async with famulus.open_app(there.app), famulus.open_app(other) as caller:
             assert await reply_topics(caller) == []
-            function: Any = there.double.fun
-            double: famulus.Agent[int, int] = other.agent(
-                other.topic(f"{there.app.id}-double", value_type=int), name="d"
-            )(function)
+            double: Any = other.agent(other.topic(f"{there.app.id}-double", value_type=int), name="d")(there.double.fun)
             with trio.fail_after(30):
                 assert await double.ask(4) == 8
             (topic,) = await reply_topics(caller)
@@ -107,5 +104,5 @@ async def test_a_worker_asks_another_and_makes_its_reply_topic_for_that(
             answer = None
             while answer is None:  # it is made again; what was answered meanwhile is lost
                 with trio.move_on_after(5):
-                    answer = await double.ask(5)
+                    answer = await caller.agent(double).ask(5)
             assert answer == 10
