@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -9,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
+import famulus
+
+OPTIONS = inspect.signature(famulus.App.agent).parameters
 PAGE = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 HEAD = "from collections.abc import AsyncIterator\n\nimport famulus\nimport trio\n\n"
 
 
 def test_every_option_of_an_agent_is_on_the_page() -> None:
-    for option in (
-        "channel name concurrency isolated_partitions sink on_failure max_attempts supervisor_strategy backoff on_error help "
-        "key_type value_type"
-    ).split():
+    options = {"channel"} | {name for name in OPTIONS if name not in ("self", "channel", "topic_options")}
+    for option in options:
         assert f"`{option}`" in PAGE
 
 
