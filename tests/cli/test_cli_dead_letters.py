@@ -19,7 +19,6 @@ from famulus.cli import make_program
 from famulus.cli.letter_reading import GROUP
 from famulus.testing.kafka import RunningKafka
 
-
 QUICK = famulus.OneForOneSupervisor(max_restarts=inf, backoff=famulus.Backoff(min=0.001, max=0.01))
 
 
@@ -138,7 +137,7 @@ def test_letters_are_listed_and_sent_back_once_as_the_messages_that_they_were(sh
     )
     shop.work(letters=2, seen=2)
 
-    ada, eve = sorted(shop.listed(), key=lambda letter: str(letter["key"]))
+    ada, _ = sorted(shop.listed(), key=lambda letter: str(letter["key"]))
     assert ada["source"] == {"topic": shop.orders, "partition": 0, "offset": 0}
     assert (ada["topic"], ada["agent"], ada["attempts"], ada["replays"]) == (shop.letters, "shop.tally", 1, 0)
     assert (ada["key"], ada["value"], ada["headers"]) == ("ada", {"account": "ada", "cents": -5}, [["trace", "abc"]])
