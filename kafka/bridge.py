@@ -227,7 +227,9 @@ def _hasten(loop: asyncio.AbstractEventLoop) -> None:
     more than half of all that it cost, and a third of the time until its answer.
     """
     inside: Any = loop
-    run_one: Callable[..., Awaitable[None]] = inside._main_loop_one
+    run_one: Callable[..., Awaitable[None]] | None = getattr(inside, "_main_loop_one", None)
+    if run_one is None:  # a release that does it otherwise
+        return
 
     async def run_several(no_wait: bool = False) -> None:
         await run_one(no_wait)

@@ -96,7 +96,16 @@ def test_a_rival_that_is_known_to_stall_is_reported_and_left_out(
 def test_the_benchmark_of_calls_compares_them_with_bare_ones_in_one_process_and_on_kafka(
     kafka_broker: RunningKafka,
 ) -> None:
-    command = [sys.executable, str(BENCHMARKS / "rpc.py"), "--broker", kafka_broker.url, "--only", "raw", "--rounds", "1"]
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "rpc.py"),
+        "--broker",
+        kafka_broker.url,
+        "--only",
+        "raw",
+        "--rounds",
+        "1",
+    ]
     command += ["--asks", "100", "--at-once", "100", "--joined", "200", "--local-asks", "200"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
