@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .actors.errors import AgentError as AgentError
     from .actors.errors import AskDeadlock as AskDeadlock
     from .actors.errors import YieldInsideNursery as YieldInsideNursery
+    from .actors.info import ActorInfo as ActorInfo
+    from .actors.info import AgentInfo as AgentInfo
     from .app.app import App as App
     from .app.client import RunningClient as RunningClient
     from .app.client import open_client as open_client
@@ -95,8 +97,10 @@ _EXPORTS = {
     "open_app": ".app.running",
     "open_client": ".app.client",
     # agents
+    "ActorInfo": ".actors.info",
     "Agent": ".actors.agent",
     "ReplyPromise": ".actors.calls",
+    "AgentInfo": ".actors.info",
     "current_agent": ".actors.actor",
     # channels
     "Channel": ".channels.channel",
@@ -170,8 +174,10 @@ __all__ = [  # noqa: RUF022  # in groups
     "open_app",
     "open_client",
     # agents
+    "ActorInfo",
     "Agent",
     "ReplyPromise",
+    "AgentInfo",
     "current_agent",
     # channels
     "Channel",

@@ -20,6 +20,7 @@ from ..channels.future import DeliveryCallback, FutureMessage
 from ..channels.message import Headers, as_headers
 from ..channels.runs import Run
 from ..channels.topic import Topic
+from ..models import NotReady
 from .errors import AgentError
 from .replies import Replies
 from .slots import AskSlot, MemberSlot, PromiseSlot, ReplySlot, StreamSlot
@@ -52,11 +53,21 @@ async def _request(
         if event is not None:
             await channel.hand_out(run, event)
         return
-    given = options.get("headers")
-    options["headers"] = (*as_headers(given), *headers) if given else headers
     if isinstance(channel, Topic):
         if not replies.ready.is_set():
             await replies.reachable(slot.agent)
+        if not options and type(channel).send is Topic.send:
+            try:
+                request = channel.serdes(run).request(key, value, headers, RequestMessage)
+            except NotReady:  # a codec has something to fetch first
+                pass
+            else:
+                request.slot, request.replies = slot, replies
+                await channel.submit(run, request)
+                return
+    given = options.get("headers")
+    options["headers"] = (*as_headers(given), *headers) if given else headers
+    if isinstance(channel, Topic):
         options["callback"] = _delivery(replies, slot, options.get("callback"))
     if run.is_current():
         await channel.send(value, key=key, **options)
@@ -65,14 +76,32 @@ async def _request(
             await channel.send(value, key=key, **options)
 
 
+class RequestMessage(FutureMessage):
+    """A request on its way to a topic. One that is not delivered will have no answer."""
+
+    __slots__ = ("replies", "slot")
+
+    replies: Replies
+    slot: ReplySlot
+
+    def fail(self, error: Exception, *, run_ends: bool = False) -> None:
+        super().fail(error, run_ends=run_ends)
+        _undelivered(self.replies, self.slot, error)
+
+
+def _undelivered(replies: Replies, slot: ReplySlot, error: Exception) -> None:
+    if replies.waits_for(slot):
+        replies.forget(slot)
+        slot.failure(AgentError(slot.agent.name, f"the request was not delivered: {error}"))
+
+
 def _delivery(replies: Replies, slot: ReplySlot, then: DeliveryCallback | None) -> DeliveryCallback:
     """A request that is not delivered will have no answer."""
 
     def told(future: FutureMessage) -> Any:
         error = future.error
-        if error is not None and replies.waits_for(slot):
-            replies.forget(slot)
-            slot.failure(AgentError(slot.agent.name, f"the request was not delivered: {error}"))
+        if error is not None:
+            _undelivered(replies, slot, error)
         return None if then is None else then(future)
 
     return told

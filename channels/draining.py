@@ -59,7 +59,8 @@ class Drain:
                     if cursor.idle is None:
                         cursor.idle = trio.Event()
                     await cursor.idle.wait()
-            while any(cursor.holds(revoked) or cursor.behind() for cursor in self.cursors):
+            catching_up = any(tracker.until >= 0 for tracker in trackers.values())  # else nobody can be behind
+            while any(cursor.holds(revoked) or (catching_up and cursor.behind()) for cursor in self.cursors):
                 await trio.sleep(_LOOK)
         for tracker in trackers.values():
             tracker.until = -1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..models import NotReady, Schema
 from .arguments import Serializer
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from .topic import Topic
 
 __all__ = ["TopicState", "bound_schema"]
+
+F = TypeVar("F", bound=FutureMessage)
 
 
 class TopicState:
@@ -67,6 +70,16 @@ class TopicState:
             (),
             time(),
         )
+
+    def request(self, key: Any, value: Any, headers: Headers, make: Callable[..., F]) -> F:
+        """`plain` with headers that need no look, as a message of the caller's making."""
+        if self._uniform:
+            raw_key = None if key is None else self.dump_key(key)
+            raw_value = None if value is None else self.dump_value(value)
+        else:
+            raw_key, headers = self.schema.encode_key(key, headers)
+            raw_value, headers = self.schema.encode_value(value, headers)
+        return make(self._goal or self._topic.destination, raw_key, raw_value, headers, time())
 
     def promise(
         self,

@@ -362,6 +362,20 @@ class Topic(Channel[T]):
             return future
         return _as_output(future)
 
+    async def submit(self, run: Run, future: FutureMessage) -> None:
+        """The second half of `send`, for a message that is made: hand it to the producer, waiting for room."""
+        if run.pacer.due():
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        producer = run.producer
+        if producer.has_room:
+            producer.add(future, None)
+        else:
+            await producer.wait_room()
+            producer.enqueue(future, partition=None)
+        _as_output(future)
+
     def send_soon(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         value: Any = None,

@@ -17,6 +17,7 @@ import click
 from ..app.app import App
 from ..channels.errors import ImproperlyConfigured
 from .agents import agents
+from .dead_letters import dead_letters
 from .invocation import Invocation, read_overrides
 from .output import mask
 from .send import send
@@ -146,7 +147,7 @@ def make_program(app: App | None = None) -> Program:
         invoke_without_command=True,
         callback=_help_without_command,
     )
-    for command in (worker, agents, tree, send, topics, settings):
+    for command in (worker, agents, tree, send, topics, dead_letters, settings):
         program.add_command(command)
     return program
 

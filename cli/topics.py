@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import click
-import trio
 
 from ..actors.agent import Agent
 from ..app.app import App
-from ..app.settings import Settings
-from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, TopicExists, TransportError, UnknownTopic
+from ..channels.errors import TopicExists, UnknownTopic
 from ..channels.message import TP
-from ..channels.runs import Run
 from ..channels.subscription import interest_in
 from ..channels.topic import Topic
 from ..channels.transport import TopicDescription, TopicSpec, Transport
+from .broker import BrokerCall
 from .invocation import Invocation, declared_topic, parse_pairs
-from .output import mask, write_json, write_table
+from .output import write_json, write_table
 
 __all__ = ["topics"]
-
-T = TypeVar("T")
-
-_LIMIT = 60.0  # seconds that a command may take
 
 
 @click.group(
@@ -66,7 +59,7 @@ Examples:
 @click.pass_obj
 def list_topics(invocation: Invocation, every: bool, as_json: bool) -> None:
     """List the broker's topics."""
-    call = _Call(invocation)
+    call = BrokerCall(invocation)
     found = [topic for topic in call.run(_describe_all) if every or not topic.internal]
     if as_json:
         names = ("name", "partitions", "replicas", "internal")
@@ -106,7 +99,7 @@ Examples:
 @click.pass_obj
 def describe(invocation: Invocation, name: str, offsets: bool, as_json: bool) -> None:
     """Show a topic as the broker has it, and with -A which agents of the app read and write it."""
-    call = _Call(invocation)
+    call = BrokerCall(invocation)
 
     async def look(transport: Transport) -> tuple[TopicDescription, Mapping[int, tuple[int, int]] | None]:
         found = await transport.describe_topic(name)
@@ -195,7 +188,7 @@ def create(
     if_missing: bool,
 ) -> None:
     """Create a topic."""
-    call = _Call(invocation)
+    call = BrokerCall(invocation)
     pairs = dict(parse_pairs("--config", config))
 
     async def make(transport: Transport) -> str:
@@ -229,7 +222,7 @@ Examples:
 @click.pass_obj
 def delete(invocation: Invocation, names: Sequence[str], yes: bool) -> None:
     """Delete topics with all their messages. Where one of them is missing, none is deleted."""
-    call = _Call(invocation)
+    call = BrokerCall(invocation)
     if not yes:
         click.confirm(f"Delete {', '.join(names)} with all messages at {call.shown}?", abort=True)
 
@@ -259,66 +252,8 @@ def add_partitions(invocation: Invocation, name: str, total: int) -> None:
     Keys move: from then on most of them go to another partition than the messages that they have already. Stop
     the apps that keep tables or regroup by this topic, and see that the topics that go with it grow too.
     """
-    _Call(invocation).run(lambda transport: transport.add_partitions(name, total))
+    BrokerCall(invocation).run(lambda transport: transport.add_partitions(name, total))
     click.echo(f"topic {name} has {_partitions(total)}")
-
-
-# -- the broker --------------------------------------------------------------------------------------------
-
-
-class _Call:
-    """The broker that the options name, with or without an app."""
-
-    def __init__(self, invocation: Invocation) -> None:
-        named = invocation.bound is not None or invocation.wanted
-        self.app = invocation.app() if named else None
-        self._declaration = App("famulus") if self.app is None else self.app
-        self.settings = invocation.settings(self._declaration)
-        if self.app is None and self.settings.broker == Settings().broker and "broker" not in invocation.overrides:
-            raise ImproperlyConfigured(
-                "which broker? expected --broker URL before the command, FAMULUS_BROKER in the environment, or an app: -A"
-            )
-        self._transport = invocation.transport(self._declaration)
-        self.shown = mask(self.settings.broker)
-
-    def spec(self, transport: Transport, name: str) -> TopicSpec:
-        """What a topic is created as: as the app declares it, else by the settings."""
-        topic = declared_topic(self._declaration, name) or Topic[Any](self._declaration, name)
-        specs = topic.specs(Run(self._declaration, self.settings, transport))
-        return next(spec for spec in specs if spec.name == name)
-
-    def run(self, work: Callable[[Transport], Awaitable[T]]) -> T:
-        """Do something with the open transport.
-
-        Raises:
-            click.ClickException: the broker cannot be reached, or refuses.
-        """
-        if not self._transport.crosses_processes:
-            click.echo(
-                f"note: broker {self.shown} lives inside one process, here this command's: it begins empty, and "
-                "ends with the command. Give --broker URL for another one",
-                err=True,
-            )
-        quiet = logging.NullHandler()  # the client's warnings would go to stderr; what matters of them is in the error
-        logging.getLogger().addHandler(quiet)
-        try:
-            return trio.run(self._connected, work)
-        except trio.TooSlowError as error:
-            raise click.ClickException(f"broker {self.shown} did not answer within {_LIMIT:g} s") from error
-        except (TransportError, ValueError) as error:
-            if isinstance(error, ImproperlyConfigured):
-                raise
-            text = mask(" ".join(str(error).split()))
-            if isinstance(error, BrokerUnavailable):
-                text = f"broker {self.shown} cannot be reached: {text}"
-            raise click.ClickException(text) from error
-        finally:
-            logging.getLogger().removeHandler(quiet)
-
-    async def _connected(self, work: Callable[[Transport], Awaitable[T]]) -> T:
-        with trio.fail_after(_LIMIT):
-            async with self._transport.open():
-                return await work(self._transport)
 
 
 def _partitions(count: int) -> str:

@@ -89,3 +89,38 @@ def test_a_rival_that_is_known_to_stall_is_reported_and_left_out(
     faults: list[str] = []
     assert runs.compare(kafka_broker.address, [rival], messages=1000, rounds=1, faults=faults) == []
     assert faults == ["rival stalled: after 30 s it had seen 99 of 100 messages"]
+
+
+@pytest.mark.slow
+@pytest.mark.hard_timeout(300)
+def test_the_benchmark_of_calls_compares_them_with_bare_ones_in_one_process_and_on_kafka(
+    kafka_broker: RunningKafka,
+) -> None:
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "rpc.py"),
+        "--broker",
+        kafka_broker.url,
+        "--only",
+        "raw",
+        "--rounds",
+        "1",
+    ]
+    command += ["--asks", "100", "--at-once", "100", "--joined", "200", "--local-asks", "200"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    for program in ("Famulus", "Famulus, the worker asks itself", "bare: aiokafka there and back"):
+        assert f"round 1/1: {program}:" in done.stdout
+    assert "ask on a local channel: at least 0.7 x bare ask between two tasks:" in done.stdout
+    assert "Famulus: p50 of a request at most 1.25 x bare: aiokafka there and back:" in done.stdout
+    assert "join over a memory topic" in done.stdout
+
+
+def test_an_answer_that_is_not_the_right_one_fails_the_benchmark_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    meter = importlib.import_module("_rpc_meter").Meter()
+    meter.ask()
+    with pytest.raises(AssertionError, match="7 was answered 14"):
+        meter.answered(7, 14)
+    with pytest.raises(AssertionError, match="1 was answered None"):
+        meter.end_at_once([1, None])

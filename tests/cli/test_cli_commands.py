@@ -43,11 +43,15 @@ def call(*arguments: str, app: famulus.App | None = None, **environment: str) ->
     return CliRunner().invoke(program, arguments, prog_name="shop.py", env=environment)
 
 
+def cells(text: str) -> list[list[str]]:
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
+    return [row for row in rows if row]
+
+
 def test_agents_are_a_table() -> None:
-    result = call("agents")
+    result = call("agents", "--local")
     assert result.exit_code == 0
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines()]
-    assert [row for row in rows if row] == [
+    assert cells(result.stdout) == [
         ["name", "topic", "concurrency", "help"],
         ["@shop.eu.count", "shop-shop.eu.count", "1", ""],
         ["@shop.ring", "bell (local channel)", "1", "Ring the [bold]bell[/]."],
@@ -56,15 +60,39 @@ def test_agents_are_a_table() -> None:
     ]
 
 
+def test_agents_of_local_channels_are_shown_when_asked_for_as_in_faust() -> None:
+    result = call("agents")
+    assert [row[0] for row in cells(result.stdout)] == ["name", "@shop.eu.count", "@shop.tally", "@shop.us.count"]
+    assert result.stderr == "1 agent reads a local channel and is not shown: --local\n"
+    names = [agent["name"] for agent in json.loads(call("agents", "--json").stdout)]
+    assert names == ["shop.eu.count", "shop.tally", "shop.us.count"]
+
+
+def test_agents_with_isolated_partitions_say_so() -> None:
+    app = make_app()
+
+    @app.agent(app.topic("parcels", value_type=bytes), name="shop.pack", isolated_partitions=True)
+    async def pack(stream: famulus.Stream[bytes]) -> None: ...
+
+    rows = cells(call("agents", app=app).stdout)
+    assert rows[0] == ["name", "topic", "concurrency", "partitions", "help"]
+    assert ["@shop.pack", "parcels", "1 each", "isolated", ""] in rows
+    assert ["@shop.tally", "orders", "3", "", "Sum up the orders."] in rows
+    found = {agent["name"]: agent for agent in json.loads(call("agents", "--json", app=app).stdout)}
+    assert (found["shop.pack"]["isolated_partitions"], found["shop.tally"]["isolated_partitions"]) == (True, False)
+
+
 def test_agents_are_json() -> None:
-    found = json.loads(call("agents", "--json").stdout)
+    found = json.loads(call("agents", "--json", "--local").stdout)
     assert [agent["name"] for agent in found] == ["shop.eu.count", "shop.ring", "shop.tally", "shop.us.count"]
     ring, tally = found[1:3]
     assert ring == {
         "name": "shop.ring",
         "channel": "bell",
         "topic": None,
+        "local": True,
         "concurrency": 1,
+        "isolated_partitions": False,
         "help": "Ring the [bold]bell[/].",
     }
     assert (tally["topic"], tally["concurrency"]) == ("orders", 3)

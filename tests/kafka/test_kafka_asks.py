@@ -96,10 +96,7 @@ async def test_a_worker_asks_another_and_makes_its_reply_topic_for_that(
     with trio.fail_after(100):
         async with famulus.open_app(there.app), famulus.open_app(other) as caller:
             assert await reply_topics(caller) == []
-            function: Any = there.double.fun
-            double: famulus.Agent[int, int] = other.agent(
-                other.topic(f"{there.app.id}-double", value_type=int), name="d"
-            )(function)
+            double: Any = other.agent(other.topic(f"{there.app.id}-double", value_type=int), name="d")(there.double.fun)
             with trio.fail_after(30):
                 assert await double.ask(4) == 8
             (topic,) = await reply_topics(caller)

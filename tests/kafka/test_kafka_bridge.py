@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 
 import pytest
@@ -191,3 +192,29 @@ async def test_a_socket_that_nobody_has_closed_is_closed_at_the_end() -> None:
             left = await bridge.call(connect, server.getsockname()[1])
             assert left.fileno() != -1
         assert left.fileno() == -1
+
+
+async def test_callbacks_that_are_ready_run_in_one_go_and_let_others_have_their_turn() -> None:
+    count = 0
+    at_their_turns: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            at_their_turns.append(count)
+            await trio.lowlevel.checkpoint()
+
+    async with Bridge().open() as bridge, trio.open_nursery() as nursery:
+
+        def again() -> None:
+            nonlocal count
+            count += 1
+            if count < 1000:
+                bridge.loop.call_soon(again)
+
+        nursery.start_soon(watch)
+        bridge.loop.call_soon(again)
+        while count < 1000:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    between = [later - earlier for earlier, later in itertools.pairwise(at_their_turns)]
+    assert 50 < max(between) < 250
