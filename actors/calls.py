@@ -280,8 +280,7 @@ class ReplyStream(AsyncIterator[R], Generic[R]):
 
     def _leave(self) -> None:
         if not self._slot.closed:
-            self._slot.close()
-            self._replies.forget(self._slot)
+            self._replies.leave(self._slot)
 
     async def __aenter__(self) -> ReplyStream[R]:
         return self
@@ -292,8 +291,9 @@ class ReplyStream(AsyncIterator[R], Generic[R]):
         self._leave()
 
     def __del__(self) -> None:
-        if getattr(self, "_slot", None) is not None:
-            self._leave()
+        slot = getattr(self, "_slot", None)
+        if slot is not None and not slot.closed:  # the garbage collector may come in any thread
+            self._replies.call(self._replies.leave, slot)
 
     def __repr__(self) -> str:
         return f"<ReplyStream of {self._slot.agent.name}>"
@@ -410,16 +410,22 @@ class Results(AsyncIterator[R], Generic[R]):
         answer: R = value
         return answer
 
+    @property
+    def arrived(self) -> bool:
+        """See `waiting.Awaited`."""
+        return bool(self._gathering.answers)
+
     async def _ask_next(self) -> None:
         """Take a value and send the request."""
-        item: tuple[Any, Any] | None = self._item
-        if item is None:
+        pair: Any = self._item
+        if pair is None:
             try:
-                item = self._item = next(self._items) if self._source is None else await self._source.__anext__()
+                pair = next(self._items) if self._source is None else await self._source.__anext__()
             except (StopIteration, StopAsyncIteration):
                 self._exhausted = True
                 return
-        key, value = item
+            self._item = pair
+        key, value = pair
         number = self._next
         gathering = self._gathering
         slot = self._replies.open(

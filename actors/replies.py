@@ -118,6 +118,11 @@ class Replies:
         """The caller has its answer, or has left."""
         self._slots.pop(slot.correlation_id, None)
 
+    def leave(self, slot: StreamSlot) -> None:
+        """The caller wants no more parts."""
+        slot.close()
+        self.forget(slot)
+
     def headers(self, slot: ReplySlot, mode: Mode) -> Headers:
         """What the request carries."""
         return request_headers(self.address, slot.correlation_id, mode)

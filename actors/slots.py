@@ -38,6 +38,11 @@ class ReplySlot:
         self.agent = agent
         self.correlation_id = correlation_id
 
+    @property
+    def arrived(self) -> bool:
+        """Whether there is something for whoever waits."""
+        raise NotImplementedError
+
     def value(self, value: Any) -> None:
         """The answer."""
         raise NotImplementedError
@@ -59,6 +64,10 @@ class AskSlot(ReplySlot):
         self._value: Any = None
         self._error: Exception | None = None
         self._task: Task | None = None
+
+    @property
+    def arrived(self) -> bool:
+        return self.settled
 
     def value(self, value: Any) -> None:
         self.settled = True
@@ -106,6 +115,10 @@ class PromiseSlot(ReplySlot):
         self._value: Any = None
         self._error: Exception | None = None
         self.waiters = trio.lowlevel.ParkingLot()
+
+    @property
+    def arrived(self) -> bool:
+        return self.settled
 
     def value(self, value: Any) -> None:
         self.settled = True
@@ -155,6 +168,10 @@ class StreamSlot(ReplySlot):
         self._task: Task | None = None
         self._room: trio.lowlevel.ParkingLot | None = None
         self.closed = False
+
+    @property
+    def arrived(self) -> bool:
+        return bool(self._buffer) or self.closed
 
     def value(self, value: Any) -> None:
         """An answer from who knows nothing of parts."""
@@ -265,6 +282,10 @@ class MemberSlot(ReplySlot):
         self.correlation_id = correlation_id
         self._collector = collector
         self._index = index
+
+    @property
+    def arrived(self) -> bool:
+        return False  # nobody waits for one of them alone
 
     def value(self, value: Any) -> None:
         self._collector.arrived(self._index, value, None)

@@ -34,6 +34,7 @@ class Awaited(Protocol):
 
     Attributes:
         correlation_id: of the request; None where there are several.
+        arrived: whether there is something to go on with, though who waits has not been woken yet.
     """
 
     @property
@@ -41,6 +42,9 @@ class Awaited(Protocol):
 
     @property
     def correlation_id(self) -> bytes | None: ...
+
+    @property
+    def arrived(self) -> bool: ...
 
 
 class Asker:
@@ -117,9 +121,10 @@ def _circle(run: Run, asker: Asker, awaited: Awaited) -> list[Agent[Any, Any]]:
             if actor in seen:
                 continue
             seen.add(actor)
-            if actor.waits_for is None or actor.patience < inf:
+            other = actor.waits_for
+            if other is None or other.arrived or actor.patience < inf:
                 return []
-            todo.append(actor.waits_for)
+            todo.append(other)
     return found
 
 

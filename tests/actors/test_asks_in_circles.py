@@ -151,3 +151,32 @@ async def test_a_task_of_an_agent_may_ask_it() -> None:
             while not answers:
                 await trio.sleep(0.1)
     assert answers == [0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_has_its_answer_already_is_not_waiting(stream: bool) -> None:
+    app = famulus.App("answered")
+    echoed: list[int] = []
+
+    @app.agent(app.channel(value_type=int), name="ping")
+    async def ping(stream_: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream_:
+            if number < 10:
+                if stream:
+                    async with pong.ask_stream(number) as parts:
+                        await anext(parts)
+                else:
+                    await pong.ask(number)
+            yield number
+
+    @app.agent(app.channel(value_type=int), name="pong")
+    async def pong(stream_: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream_:
+            yield number
+            echoed.append(await ping.ask(number + 10))  # ping is ready to go on, and has not been woken yet
+
+    async with famulus.open_app(app):
+        with trio.fail_after(5):
+            assert await ping.ask(1) == 1
+            await trio.sleep(1)
+    assert echoed == [11]
