@@ -20,7 +20,6 @@ import trio
 
 import famulus
 from famulus.actors.replies import Replies
-from famulus.channels.errors import BrokerUnavailable
 from famulus.channels.message import TP
 from famulus.kafka import KafkaTransport
 from famulus.testing.kafka import RunningKafka

@@ -378,7 +378,9 @@ def test_a_few_programs_of_asks(monkeypatch: pytest.MonkeyPatch, seed: int, wire
     assert ended["answered"] > 0
 
 
-@pytest.mark.skipif("FAMULUS_TORTURE_SEED" not in os.environ, reason="without FAMULUS_TORTURE_SEED there is no one seed")
+@pytest.mark.skipif(
+    "FAMULUS_TORTURE_SEED" not in os.environ, reason="without FAMULUS_TORTURE_SEED there is no one seed"
+)
 @pytest.mark.parametrize("wire", [False, True], ids=["one run", "over the wire"])
 def test_one_seed_of_asks(monkeypatch: pytest.MonkeyPatch, wire: bool) -> None:
     print(one_seed(int(os.environ["FAMULUS_TORTURE_SEED"]), monkeypatch, wire))
