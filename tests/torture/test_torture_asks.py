@@ -175,8 +175,9 @@ class Callers:
         with trio.move_on_after(rng.choice([0.01, 0.1, 0.5, 3, 600])) as patience:
             try:
                 await getattr(self, kind.replace(" ", "_"))(index, number)
-            except famulus.AgentError as error:
-                assert plan.may_fail(index) or plan.broker_faults, error
+            except famulus.AgentError:
+                if not (plan.may_fail(index) or plan.broker_faults):
+                    raise
                 self.ended["refused"] += 1
             else:
                 self.ended["answered"] += 1
