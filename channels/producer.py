@@ -223,7 +223,7 @@ class Producer:
                 await self._hurry.wait()
 
     async def _gather(self) -> None:
-        """Where much is being sent, let the others send some more before the next write: a write costs what 50 messages cost.
+        """Where much is being sent, let the others send some more before the next write: larger batches cost less a message.
 
         It takes turns and no time, so it is over at once where nobody else has anything to do.
         """
