@@ -334,8 +334,7 @@ async def test_an_actor_that_is_cancelled_while_it_answers_answers_all_the_same(
 
     async with famulus.open_app(app) as running, trio.open_nursery() as nursery:
         await ask(double, 1)
-        before = tasks()
-        number = 0
+        before, number = tasks(), 0
         for number in range(1, MOST):
             watcher = AtWait(number, lambda: nursery.start_soon(how, running, children[-1]))
             trio.lowlevel.add_instrument(watcher)

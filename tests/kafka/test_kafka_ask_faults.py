@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -56,7 +57,7 @@ class Caller:
         self.answered: list[int] = []
         self._square = square
 
-    async def ask_all(self, number_of_asks: int, *, width: int = 50) -> None:
+    async def ask_all(self, number_of_asks: int, *, first: int = 0, width: int = 50) -> None:
         """Every second one asks again and again, under the same id, when it has waited a moment in vain."""
         places = trio.Semaphore(width)
 
@@ -68,7 +69,7 @@ class Caller:
                 self.answered.append(number)
 
         async with trio.open_nursery() as nursery:
-            for number in range(number_of_asks):
+            for number in range(first, first + number_of_asks):
                 nursery.start_soon(ask, number)
 
     async def _ask(self, number: int) -> int:
@@ -253,3 +254,55 @@ async def test_two_workers_ask_each_other(asks: Asks, kafka_broker: RunningKafka
             assert json.loads(ended.removeprefix("ended")) == {"answered": 500}
         await all_committed(run, watcher.client)
         await stop(one, two)
+
+
+@pytest.mark.torture
+@pytest.mark.hard_timeout(900)
+async def test_asks_end_whatever_befalls_workers_and_broker(
+    own_kafka_broker: KafkaBroker, tmp_path: Path, seed: int
+) -> None:
+    """`FAMULUS_SEED` repeats the order of the faults."""
+    name, url, rng = f"asks-{uuid4().hex[:8]}", own_kafka_broker.url, random.Random(seed)
+    over = False
+    asked = 0
+
+    async def trouble(run: Numbered, workers: list[WorkerProcess]) -> None:
+        nonlocal over
+        for _ in range(15):
+            await trio.sleep(rng.uniform(0, 3))
+            place, away = rng.randrange(len(workers)), rng.uniform(0, 4)
+            fault = rng.choice(["kill", "suspend", "restart", "broker"])
+            print(f"{fault} for {away:.1f} s")
+            if fault == "broker":
+                await trio.to_thread.run_sync(lambda: own_kafka_broker.stop_process(kill=True))
+            elif fault == "suspend":
+                workers[place].suspend()
+            elif fault == "kill":
+                workers[place].kill()
+            else:
+                workers[place].stop()
+                await workers[place].wait()
+            try:
+                await trio.sleep(away)
+            finally:
+                if fault == "broker":
+                    await trio.to_thread.run_sync(own_kafka_broker.start_process)
+                elif fault == "suspend":
+                    workers[place].resume()
+                else:
+                    workers[place] = run.start(environment=PACE, settings=QUICK)
+        over = True
+
+    async with numbered(url, name=name, script=SCRIPT, directory=tmp_path) as run, open_caller(run, url) as caller:
+        workers = [run.start(environment=PACE, settings=QUICK) for _ in "123"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trouble, run, workers)
+            while not over:
+                await caller.ask_all(300, first=asked)
+                asked += 300
+        await all_committed(run, caller.client)
+        for worker in workers:
+            worker.stop()
+            assert await worker.wait() == 0, worker.log
+        await caller.check_end(asked)
+        print(f"{asked} asks, {caller.client.statistics().replies_dropped} replies dropped")

@@ -80,7 +80,7 @@ class Plan:
                 partitions=rng.randint(1, 3),
                 concurrency=rng.choice([1, 1, 2, 5]),
                 policy=rng.choice(["ack", "retry", "retry", "dead_letter"]),
-                crash=rng.choice([0, 0, 0.05, 0.3]),
+                crash=rng.choice([0, 0, 0.02, 0.15]),
                 slow=rng.choice([0, 0.01, 0.3]),
                 parts=rng.randint(1, 4),
                 asks=rng.randint(index + 1, count - 1) if index + 1 < count and rng.random() < 0.7 else None,
@@ -125,15 +125,14 @@ class Program:
             else app.topic(plan.name, value_type=int, partitions=plan.partitions)
         )
 
-        async def answers(number: int) -> AsyncIterator[int]:
+        async def answer(number: int) -> range:
             if rng.random() < plan.crash:
                 raise Boom(number)
             await trio.sleep(rng.random() * plan.slow)
             base = number if plan.asks is None else await agents[plan.asks].ask(number)
             if rng.random() < plan.crash:
                 raise Boom(number)
-            for part in range(1 if plan.take else plan.parts):
-                yield 10 * base + part
+            return range(10 * base, 10 * base + (1 if plan.take else plan.parts))
 
         @app.agent(
             channel,
@@ -148,11 +147,11 @@ class Program:
             if plan.take:
                 async for numbers in stream.take(3, within=0.1):
                     for number in numbers:
-                        async for part in answers(number):
+                        for part in await answer(number):
                             yield part
             else:
                 async for number in stream:
-                    async for part in answers(number):
+                    for part in await answer(number):
                         yield part
 
         agents.append(agent)
@@ -224,7 +223,8 @@ class Callers:
                 try:
                     answer = await anext(results)
                 except famulus.AgentError:
-                    assert self.plan.may_fail(index) or self.plan.broker_faults
+                    if not (self.plan.may_fail(index) or self.plan.broker_faults):
+                        raise
                 else:
                     self.check(index, numbers[results.index], answer)
                 assert results.index not in found
@@ -233,7 +233,7 @@ class Callers:
     async def left_map(self, index: int, number: int) -> None:
         async with self.program.agents[index].map(iter(lambda: next(self._numbers), None), window=4) as results:
             async for _ in results:
-                if self.rng.random() < 0.3:
+                if self.rng.random() < 0.3 or results.index > 5:
                     break
 
     async def join(self, index: int, number: int) -> None:
@@ -266,7 +266,7 @@ async def misbehave(rng: random.Random, broker: MemoryBroker) -> None:
 async def guests(plan: Plan, rng: random.Random, broker: MemoryBroker) -> None:
     """Further workers, which ask too; half of them are cancelled."""
     while True:
-        await trio.sleep(rng.uniform(0, 3))
+        await trio.sleep(rng.uniform(0, 6))
         program = Program(plan, rng, broker)
         callers = Callers(plan, rng, program)
         with trio.CancelScope() as life:
@@ -280,9 +280,20 @@ async def guests(plan: Plan, rng: random.Random, broker: MemoryBroker) -> None:
                 nursery.cancel_scope.cancel()
 
 
+async def quiet(worker: famulus.RunningApp) -> None:
+    """Wait until all requests are done, also those of callers that have left."""
+    with trio.move_on_after(100_000):
+        while worker.statistics().lag or Replies.of(worker._run).waiting:
+            await trio.sleep(5)
+    await trio.sleep(60)
+
+
 def check_idle(running: Any) -> None:
     run = running._run
-    assert Replies.of(run).waiting == 0
+    replies = Replies.of(run)
+    actors = [actor for agent_run in getattr(running, "_agents", {}).values() for actor in agent_run.actors]
+    waiting = [(slot.agent.name, slot.correlation_id) for slot in replies._slots.values()]
+    assert not waiting, (waiting, actors, run.conductor.partitions)
     assert run.producer.buffered == 0
     for agent_run in getattr(running, "_agents", {}).values():
         assert agent_run.subscription._inbox.buffered == 0, agent_run
@@ -316,16 +327,16 @@ async def play(seed: int, broker: MemoryBroker, wire: bool) -> Counter[str]:
         broker.faults.clear()
         broker.faults.start()
 
-    with trio.fail_after(3600):
+    with trio.fail_after(200_000):
         async with famulus.open_app(there.app) as worker:
             if wire:
                 async with famulus.open_client(here.app) as client:
                     await all_calls(client)
-                    await trio.sleep(300)
+                    await quiet(worker)
                     check_idle(client)
             else:
                 await all_calls(worker)
-                await trio.sleep(300)
+                await quiet(worker)
             await worker.commit()
             check_idle(worker)
             for each in plan.agents:
@@ -374,7 +385,7 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("wire", [False, True], ids=["one run", "over the wire"])
 def test_a_few_programs_of_asks(monkeypatch: pytest.MonkeyPatch, seed: int, wire: bool) -> None:
     ended: Counter[str] = Counter()
-    for number in range(8):
+    for number in range(3 if wire else 5):
         ended += one_seed(seed + number, monkeypatch, wire)
     assert ended["answered"] > 0
 
