@@ -100,7 +100,7 @@ class Actor(Asker):
 
     def leave(self) -> None:
         """It has ended, and will not be started again: close the streams that it made."""
-        self._hand.close_made(leave=True)
+        self._hand.close_made(leave=True, for_good=True)
 
     def _has_reached(self) -> None:
         """It has come to its stream, or to another one."""

@@ -16,10 +16,12 @@ from ..channels.runs import Declaration, current_run
 from ..channels.stream import Stream
 from ..channels.topic import Topic
 from . import calls
-from .calls import ReplyPromise, ReplyStream, ReplyTo, Results, forwarded
+from .calls import ReplyPromise, ReplyTo, forwarded
 from .functions import answer_type, answers
 from .info import AgentInfo
+from .many import Items, Results, keyed
 from .options import AgentOptions, OnError
+from .parts import ReplyStream
 from .sinks import check_sink, check_sinks
 
 if TYPE_CHECKING:  # runs know agents
@@ -198,9 +200,9 @@ class Agent(Generic[T, R]):
         Raises, in the iteration:
             AgentError: the agent failed on a request; whoever goes on iterating gets the other answers.
         """
-        return self.kvmap(calls.keyed(values, key), window=window, **options)
+        return self.kvmap(keyed(values, key), window=window, **options)
 
-    def kvmap(self, items: calls.Items, *, window: int | None = None, **options: Unpack[SendOptions]) -> Results[R]:
+    def kvmap(self, items: Items, *, window: int | None = None, **options: Unpack[SendOptions]) -> Results[R]:
         """`map` over pairs of key and value."""
         return Results(current_run(self.app), self, items, window, options)
 
@@ -219,7 +221,7 @@ class Agent(Generic[T, R]):
         """
         return await self.map(values, key, window=window, **options).in_order()
 
-    async def kvjoin(self, items: calls.Items, *, window: int | None = None, **options: Unpack[SendOptions]) -> list[R]:
+    async def kvjoin(self, items: Items, *, window: int | None = None, **options: Unpack[SendOptions]) -> list[R]:
         """`join` over pairs of key and value."""
         return await self.kvmap(items, window=window, **options).in_order()
 

@@ -7,8 +7,10 @@ from typing import Any, Generic, TypeVar, Unpack
 
 from ..actors.agent import Agent
 from ..actors.agent_run import AgentRun
-from ..actors.calls import Items, ReplyPromise, ReplyStream, ReplyTo, Results
+from ..actors.calls import ReplyPromise, ReplyTo
 from ..actors.info import AgentInfo
+from ..actors.many import Items, Results
+from ..actors.parts import ReplyStream
 from ..channels.arguments import SendOptions, SendSoonOptions
 from ..channels.errors import ImproperlyConfigured
 from ..channels.future import FutureMessage

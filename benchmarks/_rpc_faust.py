@@ -24,10 +24,12 @@ app = faust.App(
 )
 
 
-@app.agent(app.topic(job.topic, value_type=int), name="answer")  # type: ignore[untyped-decorator, unused-ignore]
-async def answer(numbers: Any) -> Any:
+async def _answer(numbers: Any) -> Any:
     async for number in numbers:
         yield answer_to(number)
+
+
+answer: Any = app.agent(app.topic(job.topic, value_type=int), name="answer")(_answer)
 
 
 async def call() -> None:

@@ -59,15 +59,18 @@ class Meter:
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.at_once = self.join = 0.0
-        self._asked = self._begun = 0.0
+        self._asked = self._begun = self._cpu = self._cpu_begun = 0.0
 
     def ask(self) -> None:
         """A request is about to be made."""
+        if not self.seconds:
+            self._cpu_begun = time.process_time()
         self._asked = time.perf_counter()
 
     def answered(self, number: int, answer: object) -> None:
         """Its answer is there."""
         self.seconds.append(time.perf_counter() - self._asked)
+        self._cpu = time.process_time() - self._cpu_begun
         check(number, answer)
 
     def begin(self) -> None:
@@ -90,6 +93,7 @@ class Meter:
             "p50": hundredths[49],
             "p95": hundredths[94],
             "p99": hundredths[98],
+            "cpu": self._cpu / job.asks,
             "at_once": job.at_once / self.at_once,
             "joined": job.joined / self.join if self.join else None,
         }

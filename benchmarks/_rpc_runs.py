@@ -57,6 +57,7 @@ class Run:
 
     Attributes:
         p50, p95, p99: seconds of a request, one after the other: so many in a hundred took no longer.
+        cpu: seconds that the process which asks computed for each of these.
         at_once: requests per second, all made at the same time.
         joined: values per second of a `join`; None where there is none.
     """
@@ -64,6 +65,7 @@ class Run:
     p50: float
     p95: float
     p99: float
+    cpu: float
     at_once: float
     joined: float | None
 

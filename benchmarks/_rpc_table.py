@@ -18,6 +18,7 @@ def _header(load: Load) -> tuple[str, ...]:
         "one after the other: p50",
         "p95",
         "p99",
+        "CPU of who asks",
         "p50 of Famulus is",
         f"{load.at_once:,} at once, answers/s",
         "Famulus is",
@@ -32,6 +33,7 @@ def _rows(results: Sequence[Result]) -> Iterator[tuple[str, ...]]:
         yield (
             result.program.name,
             *(f"{1e3 * seconds:.2f} ms" for seconds in _latencies(result)),
+            f"{1e3 * result.median(lambda run: run.cpu):.2f} ms",
             "" if result is ours else f"{ours.ratio(result, lambda run: run.p50):.2f} x",
             rate(result.median(lambda run: run.at_once)),
             "" if result is ours else f"{ours.ratio(result, lambda run: run.at_once):.2f} x",
@@ -58,7 +60,7 @@ def show_kafka(load: Load, results: Sequence[Result]) -> None:
 
 def kafka_markdown(load: Load, results: Sequence[Result]) -> str:
     """The same as a part of a page."""
-    lines = ["### On Kafka", "", _line(_header(load)), "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    lines = ["### On Kafka", "", _line(_header(load)), "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     return "\n".join([*lines, *map(_line, _rows(results))]) + "\n"
 
 

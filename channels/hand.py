@@ -255,10 +255,14 @@ class Hand:
         for source in spare:
             self._leave(source, leave=True, for_good=True)
 
-    def close_made(self, *, leave: bool) -> None:
-        """Close the streams that the task made. With `leave`, others no longer wait for what it had not read."""
+    def close_made(self, *, leave: bool, for_good: bool = False) -> None:
+        """Close the streams that the task made. With `leave`, others no longer wait for what it had not read.
+
+        Args:
+            for_good: nobody takes this hand over; what it has not finished of streams that it shares goes to the others.
+        """
         for source in [*self._made, *self._spare]:
-            self._leave(source, leave=leave, for_good=False)
+            self._leave(source, leave=leave, for_good=for_good)
         self._made, self._spare = [], []
         self._cursors = {source: cursor for source, cursor in self._cursors.items() if not source.closed}
 

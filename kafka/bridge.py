@@ -223,11 +223,13 @@ def _hasten(loop: asyncio.AbstractEventLoop) -> None:
     """Have the loop run what is ready in one go, as asyncio's own does.
 
     trio-asyncio runs one callback each time that trio comes to its task, and looks into the code of each whether it is a
-    coroutine function, which asyncio does in debug mode only. A request to the broker is some 30 callbacks, so that was
-    more than half of all that it cost, and a third of the time until its answer.
+    coroutine function, which asyncio does in debug mode only. An ask through the broker is some 34 callbacks of its caller's
+    loop; like this they take 11 turns of trio's instead of 37.
     """
     inside: Any = loop
-    run_one: Callable[..., Awaitable[None]] = inside._main_loop_one
+    run_one: Callable[..., Awaitable[None]] | None = getattr(inside, "_main_loop_one", None)
+    if run_one is None:  # a release that does it otherwise
+        return
 
     async def run_several(no_wait: bool = False) -> None:
         await run_one(no_wait)

@@ -147,6 +147,8 @@ class KafkaProducer:
     # -- the client ----------------------------------------------------------------------------------------
 
     async def _started(self) -> AIOKafkaProducer:
+        if self._client is not None:  # taking the lock would pass control to all other tasks first
+            return self._client
         async with self._starting:
             client = self._client
             if client is None:

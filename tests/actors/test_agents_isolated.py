@@ -323,3 +323,37 @@ async def test_restart_and_cancel_of_an_agent_with_isolated_partitions(broker: M
         await trio.sleep(30)
     assert len(seen) == 2 * PARTITIONS
     assert broker.group("restarts").committed == {TP("numbers", p): 2 for p in range(PARTITIONS)}
+
+
+async def test_what_an_ended_actor_leaves_of_a_shared_stream_goes_to_the_others(broker: MemoryBroker) -> None:
+    app = famulus.App("leaves", broker=f"memory://{broker.name}", stream_drain_timeout=1.0)
+    broker.create_topic("numbers", 2)
+    commands = app.channel("commands", value_type=int)
+    begun: list[int] = []
+    finished: list[int] = []
+    patience = 1000.0
+
+    @app.agent(app.topic("numbers", value_type=int), isolated_partitions=True)
+    async def both(stream: famulus.Stream[int]) -> None:
+        async for number in stream & commands.stream():
+            begun.append(number)
+            await trio.sleep(patience)
+            finished.append(number)
+
+    async with famulus.open_app(app) as first:
+        with first.current():
+            for number in range(2):
+                await commands.send(number)
+            await trio.sleep(1)
+            assert sorted(begun) == [0, 1]
+            async with famulus.open_app(app) as second:
+                await trio.sleep(2)
+                patience = 0.0
+                await trio.sleep(10)
+                assert len(second.agent(both).info().actors) == 1
+                (left,) = first.agent(both).info().actors
+                assert left.state == "working"
+                assert len(finished) == 0
+                await first.agent(both).restart()
+                await trio.sleep(1)
+                assert sorted(finished) == [0, 1]

@@ -319,3 +319,65 @@ async def test_asks_to_an_agent_that_cannot_be_started_fail(broker: MemoryBroker
                 nursery.start_soon(ask)
             await ask()
     assert told == ["failed", "failed"]
+
+
+async def test_a_client_in_the_same_process_gets_the_answer_itself_without_a_topic(broker: MemoryBroker) -> None:
+    thing = object()
+
+    def make() -> tuple[famulus.App, famulus.Agent[int, object]]:
+        app = famulus.App("near", broker=f"memory://{broker.name}")
+
+        @app.agent(name="give")
+        async def give(stream: famulus.Stream[int]) -> AsyncIterator[object]:
+            async for _ in stream:
+                yield thing
+
+        return app, give
+
+    (worker, _), (here, give) = make(), make()
+    async with famulus.open_app(worker) as running, famulus.open_client(here) as client:
+        with trio.fail_after(5):
+            assert await give.ask(1) is thing
+            assert await client.agent(give).join([1, 2]) == [thing, thing]
+            with pytest.raises(famulus.ImproperlyConfigured, match="another App"):
+                running.agent(give)
+        assert list(broker.topics) == ["near-give"]
+
+
+async def test_the_same_app_may_be_worker_and_client_here(broker: MemoryBroker) -> None:
+    app = famulus.App("both", broker=f"memory://{broker.name}")
+
+    @app.agent(name="double")
+    async def double(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            yield 2 * number
+
+    async with famulus.open_app(app) as running, famulus.open_client(app) as client:
+        with trio.fail_after(5):
+            for handle in (running.agent(double), client.agent(double)):
+                assert await handle.ask(1) == 2
+                assert await (await handle.ask_nowait(2)) == 4
+                assert [part async for part in handle.ask_stream(3)] == [6]
+                assert [answer async for answer in handle.map([1])] == [2]
+                assert await handle.kvjoin([("a", 4)]) == [8]
+                await handle.cast(5)
+                await (await handle.send(5))
+                await handle.send_soon(5)
+        assert (client.statistics().replies_sent, client.statistics().messages_sent) == (0, 8)
+        assert running.statistics().replies_sent == 12  # six from each, with the end of the parts
+
+
+async def test_requests_that_are_sent_through_a_topic_are_answered_by_the_last_stage(broker: MemoryBroker) -> None:
+    app = famulus.App("stages", broker=f"memory://{broker.name}")
+
+    @app.agent(app.topic("first", value_type=int, partitions=2))
+    async def double(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream.filter(lambda number: number >= 0).through("second"):
+            yield 2 * number
+
+    async with famulus.open_app(app) as running:
+        with trio.fail_after(60):
+            assert await double.join(range(20)) == [2 * number for number in range(20)]
+            with pytest.raises(famulus.AgentError, match="no answer"):
+                await double.ask(-1)
+        assert running.statistics().replies_sent == 21

@@ -11,7 +11,8 @@ import trio
 
 import famulus
 from famulus.actors import requests
-from famulus.actors.calls import ReplyStream, Results
+from famulus.actors.many import Results
+from famulus.actors.parts import ReplyStream
 from famulus.actors.requests import AgentRequest
 from famulus.actors.slots import ReplySlot
 from famulus.app import connecting

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import inf
+from typing import Any
 
 import pytest
 import trio
@@ -60,10 +61,10 @@ def put(broker: MemoryBroker, count: int) -> None:
         broker.append(TP("numbers", number % PARTITIONS), [ProducerRecord(None, b"%d" % number)])
 
 
-def looping(broker: MemoryBroker, watch: Watch, strategy: SupervisorStrategy, **options: object) -> famulus.App:
+def looping(broker: MemoryBroker, watch: Watch, strategy: SupervisorStrategy, **options: Any) -> famulus.App:
     app = famulus.App("loops", broker=f"memory://{broker.name}", broker_commit_interval=0.05)
 
-    @app.agent(app.topic("numbers", value_type=int), name="looper", supervisor_strategy=strategy, **options)  # type: ignore[call-overload,untyped-decorator]
+    @app.agent(app.topic("numbers", value_type=int), name="looper", supervisor_strategy=strategy, **options)
     async def loop(stream: famulus.Stream[int]) -> None:
         async for event in stream.events():
             await watch.work(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 
 import pytest
@@ -215,5 +216,5 @@ async def test_callbacks_that_are_ready_run_in_one_go_and_let_others_have_their_
         while count < 1000:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    between = [later - earlier for earlier, later in zip(at_their_turns, at_their_turns[1:], strict=False)]
+    between = [later - earlier for earlier, later in itertools.pairwise(at_their_turns)]
     assert 50 < max(between) < 250
