@@ -120,11 +120,13 @@ async def ask(
                 await agent.channel.hand_out(run, event)
         if not slot.settled:
             await slot.arrival()
+    except BaseException:
+        replies.untaken(slot)
+        raise
+    else:
         answer: R = slot.result()
         return answer
     finally:
-        if not slot.settled:
-            replies.forget(slot)
         if asker is not None:
             asker.waits_for = None
 
@@ -205,7 +207,7 @@ async def ask_nowait(
     try:
         await send_request(run, slot, replies, value, key, options)
     except BaseException:
-        replies.forget(slot)
+        replies.untaken(slot)
         raise
     return promise
 

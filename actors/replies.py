@@ -20,7 +20,7 @@ from ..channels.runs import Run
 from ..channels.topic import Topic
 from ..models import Serde, value_serde
 from .errors import AgentError
-from .slots import ReplySlot, StreamSlot
+from .slots import AskSlot, PromiseSlot, ReplySlot, StreamSlot
 from .wire import Mode, Reply, decode_failure, failure_of, parse_reply, request_headers
 
 if TYPE_CHECKING:
@@ -115,8 +115,16 @@ class Replies:
             raise AgentError(agent.name, f"its answer could not be received here: {self.refusal}")
 
     def forget(self, slot: ReplySlot) -> None:
-        """The caller has its answer, or has left."""
-        self._slots.pop(slot.correlation_id, None)
+        """The caller has its answer, or has left. Another one may have asked under the same id since."""
+        if self._slots.get(slot.correlation_id) is slot:
+            del self._slots[slot.correlation_id]
+
+    def untaken(self, slot: AskSlot | PromiseSlot) -> None:
+        """The caller leaves while it still sends: an answer to an earlier request of the same id may have come meanwhile."""
+        if slot.settled:
+            self.run.counters.replies_dropped += 1
+        else:
+            self.forget(slot)
 
     def leave(self, slot: StreamSlot) -> None:
         """The caller wants no more parts."""
