@@ -73,6 +73,7 @@ class Bridge:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = trio.Event()
         self._close = trio.Event()
+        self._crash: BaseException | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Bridge]:
@@ -99,7 +100,7 @@ class Bridge:
         with trio.CancelScope(shield=True):
             async with trio_asyncio.open_loop() as loop:
                 loop.set_exception_handler(_report)
-                _hasten(loop)
+                _run_on(loop, self._crashed)
                 self._loop = loop
                 self._ready.set()
                 try:
@@ -107,6 +108,13 @@ class Bridge:
                     await self._end_tasks(loop)
                 finally:
                     self._loop = None
+            if self._crash is not None:
+                raise self._crash
+
+    def _crashed(self, error: BaseException) -> None:
+        """A callback asked for the end of the program. The clients have their goodbye, then it is raised here."""
+        self._crash = self._crash or error
+        self._close.set()
 
     async def _end_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(_ROUNDS):
@@ -219,28 +227,45 @@ async def _close_sockets(loop: asyncio.AbstractEventLoop) -> None:
     await asyncio.sleep(0)
 
 
-def _hasten(loop: asyncio.AbstractEventLoop) -> None:
-    """Have the loop run what is ready in one go, as asyncio's own does.
+def _run_on(loop: asyncio.AbstractEventLoop, crashed: Callable[[BaseException], None]) -> None:
+    """Have the loop run what is ready in one go, as asyncio's own does, and go on whatever happens.
 
     trio-asyncio runs one callback each time that trio comes to its task, and looks into the code of each whether it is a
     coroutine function, which asyncio does in debug mode only. An ask through the broker is some 34 callbacks of its caller's
     loop; like this they take 11 turns of trio's instead of 37.
+
+    An exception that asyncio lets through, such as an interrupt that came while a callback ran, was the end of the loop; then
+    whoever waited for its tasks did so for ever, trio-asyncio itself included. Now interrupts are raised elsewhere, and `crashed`
+    is told.
     """
     inside: Any = loop
     run_one: Callable[..., Awaitable[None]] | None = getattr(inside, "_main_loop_one", None)
     if run_one is None:  # a release that does it otherwise
         return
 
-    async def run_several(no_wait: bool = False) -> None:
-        await run_one(no_wait)
-        if not no_wait:
-            with suppress(trio.WouldBlock):
-                for _ in range(_AT_ONCE):
-                    await run_one(True)
+    @trio.lowlevel.enable_ki_protection
+    async def run_on(no_wait: bool = False) -> None:
+        if no_wait:
+            await run_one(True)
+            return
+        while not inside._stopped.is_set():
+            try:
+                await run_one(False)
+                with suppress(trio.WouldBlock):
+                    for _ in range(_AT_ONCE):
+                        await run_one(True)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if type(error) not in (SystemExit, KeyboardInterrupt):  # trio-asyncio's own way to stop it
+                    raise
+                crashed(error)
 
-    inside._main_loop_one = run_several
+    inside._main_loop_one = run_on
     if not loop.get_debug():
         inside._check_callback = _unchecked
+    loop.call_soon(_nothing)  # so that it comes to this
+
+
+def _nothing() -> None: ...
 
 
 def _unchecked(callback: object, method: str) -> None:
