@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
+from ..channels.dead_letters import error_text
 from ..channels.errors import AppNotRunning, ImproperlyConfigured
 from ..channels.message import Headers, Message
 from ..channels.runs import Run
@@ -163,8 +164,9 @@ class Replies:
 
     def end(self, correlation_id: bytes, count: int) -> None:
         """All parts of an answer have come."""
-        slot = self._slots.pop(correlation_id, None)
-        if isinstance(slot, StreamSlot):
+        slot = self._slots.get(correlation_id)
+        if isinstance(slot, StreamSlot):  # else it is that of an earlier request under the same id
+            self.forget(slot)
             slot.end(count)
         else:
             self.run.counters.replies_dropped += 1
@@ -208,7 +210,7 @@ class Replies:
             self._take(slot, reply, message)
         except Exception as error:
             self.forget(slot)
-            slot.failure(AgentError(slot.agent.name, f"its answer cannot be decoded: {error}"))
+            slot.failure(AgentError(slot.agent.name, f"its answer cannot be decoded: {error_text(error)}"))
 
     def _take(self, slot: ReplySlot, reply: Reply, message: Message) -> None:
         identity = reply.correlation_id
