@@ -19,7 +19,7 @@ from ..channels.errors import AppNotRunning, ImproperlyConfigured
 from ..channels.message import Headers, Message
 from ..channels.runs import Run
 from ..channels.topic import Topic
-from ..models import Serde, value_serde
+from ..models import NotReady, Serde, value_serde
 from .errors import AgentError
 from .slots import AskSlot, PromiseSlot, ReplySlot, StreamSlot
 from .wire import Mode, Reply, decode_failure, failure_of, parse_reply, request_headers
@@ -53,7 +53,10 @@ class Replies:
         self.tag: Final = uuid.uuid4().hex
         instance = run.options.consumer_group_instance_id
         lasting = f"client-{instance}" if is_client else instance
-        self.address: Final = f"{prefix}{lasting if instance else self.tag}".encode()
+        address = f"{prefix}{lasting if instance else self.tag}".encode()
+        if address in _by_address:  # two runs here with one instance id: each has its own answers
+            address = f"{prefix}{self.tag}".encode()
+        self.address: Final = address
         self.wanted = trio.Event()
         self.ready = trio.Event()
         self.refusal: Exception | None = None
@@ -134,7 +137,7 @@ class Replies:
 
     def headers(self, slot: ReplySlot, mode: Mode) -> Headers:
         """What the request carries."""
-        return request_headers(self.address, slot.correlation_id, mode)
+        return request_headers(slot.agent.wire_name, self.address, slot.correlation_id, mode)
 
     def waits_for(self, slot: ReplySlot) -> bool:
         """Whether the answer has not come yet."""
@@ -200,7 +203,11 @@ class Replies:
     # -- answers, from other processes -------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
-        """A message of the reply topic."""
+        """A message of the reply topic.
+
+        Raises:
+            NotReady: the codec has something to fetch first. Nothing is done then.
+        """
         reply = parse_reply(message.headers)
         slot = None if reply is None else self._slots.get(reply.correlation_id)
         if reply is None or slot is None:
@@ -208,7 +215,14 @@ class Replies:
             return
         try:
             self._take(slot, reply, message)
+        except NotReady:
+            raise
         except Exception as error:
+            self.undecodable(slot, error)
+
+    def undecodable(self, slot: ReplySlot, error: Exception) -> None:
+        """An answer came, and cannot be had."""
+        if self.waits_for(slot):
             self.forget(slot)
             slot.failure(AgentError(slot.agent.name, f"its answer cannot be decoded: {error_text(error)}"))
 

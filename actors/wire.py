@@ -1,7 +1,7 @@
 """How requests and replies look on their way between processes: headers and bytes. Pure.
 
-A request is a message of the agent's channel with two headers, the reply address (a topic) and a correlation id; the value
-stays untouched. A reply is a message of that topic with the correlation id and its kind; see docs/calls.md.
+A request is a message of the agent's channel with some headers: the reply address (a topic), a correlation id, who is asked;
+the value stays untouched. A reply is a message of that topic with the correlation id and its kind; see docs/calls.md.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, Final, Literal
 import attrs
 
 from ..channels.dead_letters import error_text
-from ..channels.message import CORRELATION_ID, REPLY_MODE, REPLY_TO, Headers
+from ..channels.message import ASKED, CORRELATION_ID, REPLY_MODE, REPLY_TO, Headers
 from .errors import AgentError
 
 __all__ = [
+    "ASKED",
     "CORRELATION_ID",
     "REPLY_MODE",
     "REPLY_TO",
@@ -65,9 +66,9 @@ class Reply:
     part: int = 0
 
 
-def request_headers(address: bytes, correlation_id: bytes, mode: Mode) -> Headers:
+def request_headers(agent: bytes, address: bytes, correlation_id: bytes, mode: Mode) -> Headers:
     """What a request carries, besides the headers of its sender."""
-    return (*_MODES[mode], (REPLY_TO, address), (CORRELATION_ID, correlation_id))
+    return (*_MODES[mode], (ASKED, agent), (REPLY_TO, address), (CORRELATION_ID, correlation_id))
 
 
 def reply_headers(correlation_id: bytes, kind: ReplyKind, part: int = 0) -> Headers:

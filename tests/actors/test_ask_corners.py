@@ -212,3 +212,73 @@ async def test_what_is_said_after_the_acknowledgement_holds_nothing(broker: Memo
             assert await late.ask(3) == 3
         await trio.sleep(1)
     assert broker.group("shop").committed[TP("numbers", 0)] == 3
+
+
+@pytest.mark.parametrize("local", [True, False])
+async def test_of_several_agents_on_a_topic_the_one_that_is_asked_answers(local: bool) -> None:
+    app = famulus.App("shop")
+    numbers: Any = app.channel() if local else app.topic("numbers", value_type=int, partitions=1)
+    seen: list[int] = []
+
+    @app.agent(numbers, name="audit")
+    async def audit(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            seen.append(number)
+
+    @app.agent(numbers, name="square")
+    async def square(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            await trio.sleep(0.1)
+            if number < 0:
+                raise ValueError("negative")
+            yield number**2
+            yield number**3
+
+    @app.agent(numbers, name="negate")
+    async def negate(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            yield -number
+            yield -number
+
+    async with famulus.open_app(app) as running:
+        with trio.fail_after(10):
+            assert await square.ask(3) == 9
+            assert await negate.ask(3) == -3
+            nothing: object = await audit.ask(3)  # type: ignore[func-returns-value]
+            assert nothing is None
+            assert [part async for part in square.ask_stream(2)] == [4, 8]
+            assert await negate.ask(-1) == 1
+            with pytest.raises(famulus.AgentError, match="negative"):
+                await square.ask(-1)
+        assert running.statistics().replies_dropped == 0
+    assert seen == [3, 3, 3, 2, -1, -1]
+
+
+async def test_of_agents_on_a_pattern_and_its_topics_the_one_that_is_asked_answers() -> None:
+    app = famulus.App("shop")
+    doubled: list[int] = []
+
+    @app.agent(app.topic(pattern="num.*", value_type=int), name="all")
+    async def audit(stream: famulus.Stream[int]) -> None:
+        async for _ in stream.group_by(lambda number: str(number), name="number"):
+            pass
+
+    @app.agent(app.topic("numbers", value_type=int, partitions=2), name="double")
+    async def double(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream.group_by(lambda number: str(number), name="number"):
+            await trio.sleep(1)
+            yield 2 * number
+
+    @app.agent(app.topic("doubled", value_type=int, partitions=1), name="hear")
+    async def hear(stream: famulus.Stream[int]) -> None:
+        async for number in stream:
+            doubled.append(number)
+
+    async with famulus.open_app(app) as running:
+        with trio.fail_after(20):
+            assert await double.ask(3) == 6
+            await double.send(4, reply_to=hear)
+            while not doubled:
+                await trio.sleep(0.1)
+        assert doubled == [8]
+        assert running.statistics().replies_dropped == 0
