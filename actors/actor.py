@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..channels.asyncio_hint import explained
-from ..channels.event import Event
+from ..channels.event import Event, Request
 from ..channels.hand import Hand, current_hand
 from ..channels.message import Message
 from ..channels.stream import Stream
 from ..channels.subscription import Subscription
+from ..models import NotReady
 from ..supervision import ChildHandle, current_child, trap_stop
 from .agent import Agent
 from .errors import YieldInsideNursery
@@ -73,18 +74,11 @@ class Actor(Asker):
         return self._hand
 
     def _prepare(self, event: Event[Any]) -> None:
-        agent = self._agent
-        event.request = AgentRequest.find(
-            self._agent_run.run,
-            agent.name,
-            event.headers,
-            answers_itself=agent.answers,
-            answer_type=agent.answer_type,
-        )
+        event.request = AgentRequest.find(self._agent_run.run, self._agent, event.headers)
 
     def _refuse(self, message: Message, error: Exception) -> None:
         """A request that cannot be decoded is answered with the failure."""
-        request = AgentRequest.find(self._agent_run.run, self._agent.name, message.headers, answers_itself=True)
+        request = AgentRequest.find(self._agent_run.run, self._agent, message.headers)
         if request is not None:
             request.failed(error, Event(None, None, message.headers, message))
 
@@ -193,12 +187,26 @@ class Actor(Asker):
                 )
             event = self._hand.asked
             try:
-                if event is not None and event.request is not None and event.request.answer(value, event):
-                    await event.request.wait_room()
+                if event is not None and (request := event.request) is not None:
+                    try:
+                        crowded = request.answer(value, event)
+                    except NotReady as pending:
+                        crowded = await self._answer_when_ready(request, value, event, pending)
+                    if crowded:
+                        await request.wait_room()
                 for sink in self._agent_run.sinks:
                     await pour(sink, value, event)
             except Exception as error:
                 failed = error
+
+    async def _answer_when_ready(self, request: Request, value: Any, event: Event[Any], pending: NotReady) -> bool:
+        """Answer, after what the codec has to fetch first."""
+        while True:
+            await self._agent_run.run.errands.run(pending)
+            try:
+                return request.answer(value, event)
+            except NotReady as another:
+                pending = another
 
     async def _failed(self, error: Exception) -> None:
         """The agent raised: its failure policy takes the event in hand, or those of all its streams; `on_error` is told."""

@@ -59,6 +59,7 @@ class Agent(Generic[T, R]):
         self.app = app
         self.fun = fun
         self.name = name
+        self.wire_name = name.encode()  # in requests
         self.channel = channel
         self.options = options
         self.help = help
@@ -94,7 +95,9 @@ class Agent(Generic[T, R]):
             ImproperlyConfigured: `reply_to` is no topic.
         """
         if reply_to is not None:
-            options["headers"] = forwarded(current_run(self.app), reply_to, correlation_id, options.get("headers"))
+            options["headers"] = forwarded(
+                current_run(self.app), self, reply_to, correlation_id, options.get("headers")
+            )
         return await self.channel.send(value, key=key, **options)
 
     def send_soon(
@@ -113,7 +116,9 @@ class Agent(Generic[T, R]):
             ImproperlyConfigured: `reply_to` is no topic.
         """
         if reply_to is not None:
-            options["headers"] = forwarded(current_run(self.app), reply_to, correlation_id, options.get("headers"))
+            options["headers"] = forwarded(
+                current_run(self.app), self, reply_to, correlation_id, options.get("headers")
+            )
         return self.channel.send_soon(value, key=key, **options)
 
     async def cast(

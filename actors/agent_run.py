@@ -59,9 +59,7 @@ class AgentRun:
         self.sinks: list[Any] = list(agent.sinks)
         self.cancelled = False
         options = agent.options
-        self.failures = Failures(
-            run, agent.name, options.on_failure, options.max_attempts, dead_letter=agent.channel.dead_letter
-        )
+        self.failures = Failures(run, agent, options.on_failure, options.max_attempts)
         self._supervisor: Supervisor | None = None
         self.started = trio.Event()
         self._lock = trio.Lock()

@@ -212,7 +212,7 @@ async def ask_nowait(
     return promise
 
 
-def forwarded(run: Run, reply_to: Any, correlation_id: str | None, given: Any) -> Headers:
+def forwarded(run: Run, agent: Agent[Any, Any], reply_to: Any, correlation_id: str | None, given: Any) -> Headers:
     """The headers of a request whose answers go to a topic of the user's.
 
     Raises:
@@ -229,4 +229,4 @@ def forwarded(run: Run, reply_to: Any, correlation_id: str | None, given: Any) -
             f"reply_to={reply_to!r}: expected a topic, its name, or an agent that reads one; this is {what}"
         )
     identity = Replies.of(run).new_id() if correlation_id is None else correlation_id
-    return (*as_headers(given), *request_headers(name.encode(), identity.encode(), "values"))
+    return (*as_headers(given), *request_headers(agent.wire_name, name.encode(), identity.encode(), "values"))

@@ -6,7 +6,7 @@ Each policy takes over one hold on the event's message, and gives it up only whe
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..channels.dead_letters import bury, error_facts, error_text
 from ..channels.event import Event
@@ -14,6 +14,9 @@ from ..channels.letters import is_dead_letter
 from ..channels.runs import Run
 from ..models import value_serde
 from .requests import AgentRequest
+
+if TYPE_CHECKING:
+    from .agent import Agent
 
 __all__ = ["FAILURE_POLICIES", "Failures", "OnFailure"]
 
@@ -31,20 +34,16 @@ class Failures:
 
     Args:
         max_attempts: with "retry": deliveries of one event, after which it goes to the dead-letter topic.
-        dead_letter: name of that topic, where it is not ``<topic>.dead-letter``.
 
     Attributes:
         failed, retried, dead_lettered: how many events of this agent; a retried one each time.
     """
 
-    def __init__(
-        self, run: Run, agent: str, policy: OnFailure, max_attempts: int, *, dead_letter: str | None = None
-    ) -> None:
+    def __init__(self, run: Run, agent: Agent[Any, Any], policy: OnFailure, max_attempts: int) -> None:
         self._run = run
         self._agent = agent
         self._policy = policy
         self._max_attempts = max_attempts
-        self._dead_letter = dead_letter
         self.failed = self.retried = self.dead_lettered = 0
 
     def __call__(self, event: Event[Any], error: BaseException) -> None:
@@ -63,7 +62,7 @@ class Failures:
         again = self._again(event)
         log.error(
             "agent %s failed on %s, attempt %d: %s; %s",
-            self._agent,
+            self._agent.name,
             where,
             event.attempt,
             error_text(error),
@@ -75,7 +74,7 @@ class Failures:
             self.retried += 1
             event.cursor.deliver_again(event.again())
             return
-        request = event.request or AgentRequest.find(self._run, self._agent, event.headers, answers_itself=True)
+        request = event.request or AgentRequest.find(self._run, self._agent, event.headers)
         if isinstance(request, AgentRequest):
             request.failed(error, event)
         if self._policy == "ack":
@@ -112,7 +111,7 @@ class Failures:
                 payload = repr(event.value).encode()
         facts = {
             **error_facts(message, error),
-            "agent": self._agent,
+            "agent": self._agent.name,
             "attempts": str(event.attempt),
         }
-        bury(self._run, message, facts, value=payload, topic=self._dead_letter)
+        bury(self._run, message, facts, value=payload, topic=self._agent.channel.dead_letter)

@@ -45,7 +45,7 @@ class Gathering:
 
     def arrived(self, index: int, value: Any, error: Exception | None) -> None:
         """For the slots: an answer is there."""
-        del self.open[index]
+        self.open.pop(index, None)
         self.answers.append((index, value, error))
         if self._task is not None:
             reschedule(self._task)
@@ -157,9 +157,13 @@ class Results(AsyncIterator[R], Generic[R]):
         key, value = pair
         number = self._next
         gathering = self._gathering
-        slot = self._replies.open(
-            self.agent, lambda agent, identity: MemberSlot(agent, identity, gathering, number), None
-        )
+        try:
+            slot = self._replies.open(
+                self.agent, lambda agent, identity: MemberSlot(agent, identity, gathering, number), None
+            )
+        except Exception:  # refused: that is the result for this value
+            self._give_up(number)
+            raise
         gathering.open[number] = slot
         try:
             await send_request(self._run, slot, self._replies, value, key, cast(SendOptions, {**self._options}))
@@ -167,8 +171,13 @@ class Results(AsyncIterator[R], Generic[R]):
             unanswered = gathering.open.pop(number, None) is not None
             self._replies.forget(slot)
             if not (unanswered and isinstance(error, trio.Cancelled)):  # else it is sent when this is iterated again
-                self._next, self._item = number + 1, None
+                self._give_up(number)
             raise
+        self._next, self._item = number + 1, None
+
+    def _give_up(self, number: int) -> None:
+        """What is raised now is the result for this value."""
+        self.index = number
         self._next, self._item = number + 1, None
 
     async def aclose(self) -> None:
@@ -179,7 +188,7 @@ class Results(AsyncIterator[R], Generic[R]):
     def _leave(self) -> None:
         self._exhausted = True
         gathering = self._gathering
-        for slot in gathering.open.values():
+        for slot in list(gathering.open.values()):
             self._replies.forget(slot)
         gathering.open.clear()
         gathering.answers.clear()

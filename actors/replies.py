@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
+from ..channels.dead_letters import error_text
 from ..channels.errors import AppNotRunning, ImproperlyConfigured
 from ..channels.message import Headers, Message
 from ..channels.runs import Run
 from ..channels.topic import Topic
-from ..models import Serde, value_serde
+from ..models import NotReady, Serde, value_serde
 from .errors import AgentError
 from .slots import AskSlot, PromiseSlot, ReplySlot, StreamSlot
 from .wire import Mode, Reply, decode_failure, failure_of, parse_reply, request_headers
@@ -52,7 +53,10 @@ class Replies:
         self.tag: Final = uuid.uuid4().hex
         instance = run.options.consumer_group_instance_id
         lasting = f"client-{instance}" if is_client else instance
-        self.address: Final = f"{prefix}{lasting if instance else self.tag}".encode()
+        address = f"{prefix}{lasting if instance else self.tag}".encode()
+        if address in _by_address:  # two runs here with one instance id: each has its own answers
+            address = f"{prefix}{self.tag}".encode()
+        self.address: Final = address
         self.wanted = trio.Event()
         self.ready = trio.Event()
         self.refusal: Exception | None = None
@@ -133,7 +137,7 @@ class Replies:
 
     def headers(self, slot: ReplySlot, mode: Mode) -> Headers:
         """What the request carries."""
-        return request_headers(self.address, slot.correlation_id, mode)
+        return request_headers(slot.agent.wire_name, self.address, slot.correlation_id, mode)
 
     def waits_for(self, slot: ReplySlot) -> bool:
         """Whether the answer has not come yet."""
@@ -163,8 +167,9 @@ class Replies:
 
     def end(self, correlation_id: bytes, count: int) -> None:
         """All parts of an answer have come."""
-        slot = self._slots.pop(correlation_id, None)
-        if isinstance(slot, StreamSlot):
+        slot = self._slots.get(correlation_id)
+        if isinstance(slot, StreamSlot):  # else it is that of an earlier request under the same id
+            self.forget(slot)
             slot.end(count)
         else:
             self.run.counters.replies_dropped += 1
@@ -198,7 +203,11 @@ class Replies:
     # -- answers, from other processes -------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
-        """A message of the reply topic."""
+        """A message of the reply topic.
+
+        Raises:
+            NotReady: the codec has something to fetch first. Nothing is done then.
+        """
         reply = parse_reply(message.headers)
         slot = None if reply is None else self._slots.get(reply.correlation_id)
         if reply is None or slot is None:
@@ -206,9 +215,16 @@ class Replies:
             return
         try:
             self._take(slot, reply, message)
+        except NotReady:
+            raise
         except Exception as error:
+            self.undecodable(slot, error)
+
+    def undecodable(self, slot: ReplySlot, error: Exception) -> None:
+        """An answer came, and cannot be had."""
+        if self.waits_for(slot):
             self.forget(slot)
-            slot.failure(AgentError(slot.agent.name, f"its answer cannot be decoded: {error}"))
+            slot.failure(AgentError(slot.agent.name, f"its answer cannot be decoded: {error_text(error)}"))
 
     def _take(self, slot: ReplySlot, reply: Reply, message: Message) -> None:
         identity = reply.correlation_id
