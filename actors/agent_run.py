@@ -60,7 +60,12 @@ class AgentRun:
         self.cancelled = False
         options = agent.options
         self.failures = Failures(
-            run, agent.name, options.on_failure, options.max_attempts, dead_letter=agent.channel.dead_letter
+            run,
+            agent.name,
+            options.on_failure,
+            options.max_attempts,
+            backoff=options.strategy.backoff,
+            dead_letter=agent.channel.dead_letter,
         )
         self._supervisor: Supervisor | None = None
         self.started = trio.Event()

@@ -6,6 +6,7 @@ Each policy takes over one hold on the event's message, and gives it up only whe
 from __future__ import annotations
 
 import logging
+import random
 from typing import Any, Literal, get_args
 
 from ..channels.dead_letters import bury, error_facts, error_text
@@ -13,6 +14,7 @@ from ..channels.event import Event
 from ..channels.letters import is_dead_letter
 from ..channels.runs import Run
 from ..models import value_serde
+from ..supervision import Backoff
 from .requests import AgentRequest
 
 __all__ = ["FAILURE_POLICIES", "Failures", "OnFailure"]
@@ -31,6 +33,7 @@ class Failures:
 
     Args:
         max_attempts: with "retry": deliveries of one event, after which it goes to the dead-letter topic.
+        backoff: how long an event waits that is delivered again though its actor has not crashed.
         dead_letter: name of that topic, where it is not ``<topic>.dead-letter``.
 
     Attributes:
@@ -38,24 +41,32 @@ class Failures:
     """
 
     def __init__(
-        self, run: Run, agent: str, policy: OnFailure, max_attempts: int, *, dead_letter: str | None = None
+        self,
+        run: Run,
+        agent: str,
+        policy: OnFailure,
+        max_attempts: int,
+        *,
+        backoff: Backoff,
+        dead_letter: str | None = None,
     ) -> None:
         self._run = run
         self._agent = agent
         self._policy = policy
         self._max_attempts = max_attempts
+        self._backoff = backoff
         self._dead_letter = dead_letter
         self.failed = self.retried = self.dead_lettered = 0
 
     def __call__(self, event: Event[Any], error: BaseException) -> None:
         """An output of the event was not delivered."""
-        self._decide(event, error, with_traceback=True)
+        self._decide(event, error, crashed=False)
 
     def crashed(self, event: Event[Any], error: BaseException) -> None:
-        """Its actor raised; the actor's supervisor logs the traceback."""
-        self._decide(event, error, with_traceback=False)
+        """Its actor raised; the actor's supervisor logs the traceback, and has it wait."""
+        self._decide(event, error, crashed=True)
 
-    def _decide(self, event: Event[Any], error: BaseException, *, with_traceback: bool) -> None:
+    def _decide(self, event: Event[Any], error: BaseException, *, crashed: bool) -> None:
         self._run.counters.events_failed += 1
         self.failed += 1
         event.failure = _DECIDED
@@ -68,12 +79,13 @@ class Failures:
             event.attempt,
             error_text(error),
             "it will be delivered again" if again else self._end(event),
-            exc_info=error if with_traceback else None,
+            exc_info=None if crashed else error,
         )
         if again and event.cursor is not None:
             self._run.counters.events_retried += 1
             self.retried += 1
-            event.cursor.deliver_again(event.again())
+            pause = 0.0 if crashed else self._backoff.delay(event.attempt - 1, random.random())
+            event.cursor.deliver_again(event.again(), after=pause)
             return
         request = event.request or AgentRequest.find(self._run, self._agent, event.headers, answers_itself=True)
         if isinstance(request, AgentRequest):
