@@ -118,13 +118,21 @@ class Failures:
             self.dead_lettered += 1
         payload = message.value
         if message.offset < 0:
-            try:
-                payload = value_serde(None).dumps(event.value)
-            except ValueError:
-                payload = repr(event.value).encode()
+            payload = _plain(event.value)
         facts = {
             **error_facts(message, error),
             "agent": self._agent,
             "attempts": str(event.attempt),
         }
         bury(self._run, message, facts, value=payload, topic=self._dead_letter)
+
+
+def _plain(value: Any) -> bytes | None:
+    """What stands for a value that no log has, whatever it is: as JSON, else as its `repr`."""
+    try:
+        return value_serde(None).dumps(value)
+    except Exception:
+        try:
+            return repr(value).encode(errors="backslashreplace")
+        except Exception as trouble:
+            return f"<{type(value).__qualname__}: its __repr__ raised {type(trouble).__name__}>".encode()
