@@ -120,11 +120,14 @@ class Actor(Asker):
 
     async def play(self) -> None:
         """One incarnation: run the agent's function over the stream."""
-        trap_stop(self._stop)
+        stop = trap_stop(self._stop)
         hand = self._hand
         current_hand.set(hand)
         this = self._handle = current_child()
         self._agent_run.begun(this)
+        if self._agent_run.cancelled:  # and what it stands under has been restarted since
+            await stop.wait()
+            return
         self.incarnation += 1
         self.task = trio.lowlevel.current_task()
         failure: Exception | None = None
@@ -220,6 +223,8 @@ class Actor(Asker):
                     await result
             except Exception:
                 log.exception("on_error of agent %s raised", self._agent.name)
+        if self._agent.options.on_failure != "ack":  # letters go beyond the producer's bounds, but nobody runs ahead
+            await self._agent_run.run.producer.wait_room()
 
     def info(self) -> ActorInfo:
         """What it does now."""
@@ -230,7 +235,7 @@ class Actor(Asker):
             state = "starting"
         elif handle.state == "backoff" or handle.state == "stopping":
             state = handle.state
-        elif handle.state != "running":
+        elif handle.state != "running" or (self._agent_run.cancelled and not cursors):
             state = "stopped"
         elif cursors:
             state = "working"

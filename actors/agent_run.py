@@ -50,7 +50,7 @@ class AgentRun:
     Attributes:
         sinks: the declared ones, and those that were added in this run.
         cancelled: whether it was stopped for good.
-        started: set once its supervisor is up.
+        started: set once its supervisor is up, or it is known that it will not be.
     """
 
     def __init__(self, run: Run, agent: Agent[Any, Any]) -> None:
@@ -59,9 +59,12 @@ class AgentRun:
         self.sinks: list[Any] = list(agent.sinks)
         self.cancelled = False
         options = agent.options
-        self.failures = Failures(run, agent, options.on_failure, options.max_attempts)
+        self.failures = Failures(
+            run, agent, options.on_failure, options.max_attempts, backoff=options.strategy.backoff
+        )
         self._supervisor: Supervisor | None = None
         self.started = trio.Event()
+        self._failure: Exception | None = None
         self._lock = trio.Lock()
         self._wanted: frozenset[int] = frozenset()  # with isolated partitions: those that are ours
         self._actors: dict[int, Actor] = {}
@@ -109,6 +112,12 @@ class AgentRun:
         """One of its children runs, and so its supervisor does."""
         self._supervisor = handle.parent
 
+    def not_started(self, error: Exception) -> None:
+        """It cannot be started in this run."""
+        self._failure = error
+        self.started.set()
+        Replies.of(self.run).fail(self.agent.name, error)
+
     # -- being ready -----------------------------------------------------------------------------------------
 
     @property
@@ -152,12 +161,17 @@ class AgentRun:
         spec, children = this.spec, this.parent.children
         for number in sorted(self._wanted):
             actor = self._actors.get(number)
-            if actor is not None and actor.name not in children:
-                actor_spec = child(actor.play, name=actor.name, restart=spec.restart, shutdown=spec.shutdown)
-                try:
+            if actor is None:
+                continue
+            handle = children.get(actor.name)
+            try:
+                if handle is None:
+                    actor_spec = child(actor.play, name=actor.name, restart=spec.restart, shutdown=spec.shutdown)
                     await this.parent.start(actor_spec)
-                except SupervisorStopping:
-                    return
+                elif handle.state in ("stopping", "stopped"):  # we were cancelled while we ended it
+                    await handle.restart()
+            except SupervisorStopping:
+                return
         async with trio.open_nursery() as nursery:
             for number, actor in [*self._actors.items()]:
                 if number not in self._wanted:
@@ -189,9 +203,14 @@ class AgentRun:
 
     async def restart(self) -> None:
         """See `Agent.restart`."""
+        self._check_restartable()
+        await self._carry_out("restart", self._restart)
+
+    def _check_restartable(self) -> None:
         if self.cancelled:
             raise AgentError(self.agent.name, "it was cancelled, which is for the rest of the run")
-        await self._carry_out("restart", self._restart)
+        if self._failure is not None:
+            raise AgentError(self.agent.name, f"it could not be started: {self._failure}") from self._failure
 
     async def _carry_out(self, verb: str, work: Callable[[], Awaitable[None]]) -> None:
         """Have it done by a task of the run, so that cancelling the call ends the wait only."""
@@ -236,10 +255,10 @@ class AgentRun:
         self.cancelled = True
         log.info("agent %s was cancelled, for the rest of the run", self.agent.name)
         await self.started.wait()
-        assert self._supervisor is not None, "it has started"
-        handle = self._supervisor.handle
-        assert handle is not None, "an agent's supervisor is nobody's root"
-        await handle.terminate()
+        if self._supervisor is not None:
+            handle = self._supervisor.handle
+            assert handle is not None, "an agent's supervisor is nobody's root"
+            await handle.terminate()
         error = AgentError(self.agent.name, "it was cancelled before it answered")
         # Workers elsewhere may read the same topic, and answer what is asked from now on.
         Replies.of(self.run).fail(self.agent.name, error, for_good=not isinstance(self.agent.channel, Topic))
@@ -249,6 +268,7 @@ class AgentRun:
 
     async def _restart(self) -> None:
         await self.started.wait()
+        self._check_restartable()
         assert self._supervisor is not None, "it has started"
         children = self._supervisor.children
         handles = [children[actor.name] for actor in self.actors if actor.name in children]
@@ -268,7 +288,7 @@ class AgentRun:
         if self.cancelled:
             return "cancelled"
         if self._supervisor is None:
-            return "starting"
+            return "starting" if self._failure is None else "stopped"
         states: dict[str, AgentState] = {"starting": "starting", "running": "running", "stopping": "stopping"}
         state = states.get(self._supervisor.state, "stopped")
         return "starting" if state == "running" and not self.reached else state

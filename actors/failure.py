@@ -6,6 +6,7 @@ Each policy takes over one hold on the event's message, and gives it up only whe
 from __future__ import annotations
 
 import logging
+import random
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..channels.dead_letters import bury, error_facts, error_text
@@ -13,6 +14,7 @@ from ..channels.event import Event
 from ..channels.letters import is_dead_letter
 from ..channels.runs import Run
 from ..models import value_serde
+from ..supervision import Backoff
 from .requests import AgentRequest
 
 if TYPE_CHECKING:
@@ -34,27 +36,31 @@ class Failures:
 
     Args:
         max_attempts: with "retry": deliveries of one event, after which it goes to the dead-letter topic.
+        backoff: how long an event waits that is delivered again though its actor has not crashed.
 
     Attributes:
         failed, retried, dead_lettered: how many events of this agent; a retried one each time.
     """
 
-    def __init__(self, run: Run, agent: Agent[Any, Any], policy: OnFailure, max_attempts: int) -> None:
+    def __init__(
+        self, run: Run, agent: Agent[Any, Any], policy: OnFailure, max_attempts: int, *, backoff: Backoff
+    ) -> None:
         self._run = run
         self._agent = agent
         self._policy = policy
         self._max_attempts = max_attempts
+        self._backoff = backoff
         self.failed = self.retried = self.dead_lettered = 0
 
     def __call__(self, event: Event[Any], error: BaseException) -> None:
         """An output of the event was not delivered."""
-        self._decide(event, error, with_traceback=True)
+        self._decide(event, error, crashed=False)
 
     def crashed(self, event: Event[Any], error: BaseException) -> None:
-        """Its actor raised; the actor's supervisor logs the traceback."""
-        self._decide(event, error, with_traceback=False)
+        """Its actor raised; the actor's supervisor logs the traceback, and has it wait."""
+        self._decide(event, error, crashed=True)
 
-    def _decide(self, event: Event[Any], error: BaseException, *, with_traceback: bool) -> None:
+    def _decide(self, event: Event[Any], error: BaseException, *, crashed: bool) -> None:
         self._run.counters.events_failed += 1
         self.failed += 1
         event.failure = _DECIDED
@@ -67,12 +73,13 @@ class Failures:
             event.attempt,
             error_text(error),
             "it will be delivered again" if again else self._end(event),
-            exc_info=error if with_traceback else None,
+            exc_info=None if crashed else error,
         )
         if again and event.cursor is not None:
             self._run.counters.events_retried += 1
             self.retried += 1
-            event.cursor.deliver_again(event.again())
+            pause = 0.0 if crashed else self._backoff.delay(event.attempt - 1, random.random())
+            event.cursor.deliver_again(event.again(), after=pause)
             return
         request = event.request or AgentRequest.find(self._run, self._agent, event.headers)
         if isinstance(request, AgentRequest):
@@ -105,13 +112,21 @@ class Failures:
             self.dead_lettered += 1
         payload = message.value
         if message.offset < 0:
-            try:
-                payload = value_serde(None).dumps(event.value)
-            except ValueError:
-                payload = repr(event.value).encode()
+            payload = _plain(event.value)
         facts = {
             **error_facts(message, error),
             "agent": self._agent.name,
             "attempts": str(event.attempt),
         }
         bury(self._run, message, facts, value=payload, topic=self._agent.channel.dead_letter)
+
+
+def _plain(value: Any) -> bytes | None:
+    """What stands for a value that no log has, whatever it is: as JSON, else as its `repr`."""
+    try:
+        return value_serde(None).dumps(value)
+    except Exception:
+        try:
+            return repr(value).encode(errors="backslashreplace")
+        except Exception as trouble:
+            return f"<{type(value).__qualname__}: its __repr__ raised {type(trouble).__name__}>".encode()

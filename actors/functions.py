@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any, ForwardRef, get_args, get_origin
+from typing import Any, ForwardRef, TypeVar, get_args, get_origin
 
 from ..channels.errors import ImproperlyConfigured
 from ..channels.stream import Stream
@@ -77,6 +77,8 @@ def stream_value_type(fun: Callable[..., Any], *, agent: str, scope: Mapping[str
         found = _evaluated(found.__forward_arg__, function, scope or {}, agent)
     elif isinstance(found, str):
         found = _evaluated(found, function, scope or {}, agent)
+    while isinstance(found, TypeVar):  # of a generic function: what it is bound to is all that is known
+        found = found.__bound__
     return None if found is Any or found is object else found
 
 
@@ -94,7 +96,8 @@ def answer_type(fun: Callable[..., Any], scope: Mapping[str, Any]) -> Any:
     except ImproperlyConfigured:  # what answers are is needed only between processes, where Any does too
         return Any
     if get_origin(annotation) in (AsyncIterator, AsyncGenerator, AsyncIterable):
-        return get_args(annotation)[0]
+        found = get_args(annotation)[0]
+        return Any if isinstance(found, TypeVar) else found
     return Any
 
 

@@ -38,7 +38,7 @@ class AgentOptions:
         supervisor_strategy: over the actors, class or instance.
         backoff: how long an actor that has raised waits before it is started again, and so the event that it is to have
             again: seconds for the first time, doubled with each further one up to 30 s, or a `Backoff`. By default the
-            strategy's, which is 0.1 s at first.
+            strategy's, which is 0.1 s at first. An event whose output was not delivered waits as long, by its attempt.
         on_error: called with the agent and what it raised; it may be async.
         sinks: where answers go as well: agents, channels, topics, functions of one value, plain or async.
         drain: seconds that the event in hand may take when the agent is stopped.

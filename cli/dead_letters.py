@@ -236,7 +236,10 @@ def replay(
         if dry_run:
             click.echo(f"would send back {plan or 'nothing'}")
             if homeless:
-                click.echo(f"{_letters(homeless)} cannot be sent back: they came from local channels, which no log has")
+                click.echo(
+                    f"{_letters(homeless)} cannot be sent back: they came from local channels, which no log has, or do not say "
+                    "where from"
+                )
             return
         if count > _MANY and not yes:
             click.confirm(f"Send back {plan}, at {call.shown}?", abort=True)
