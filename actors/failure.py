@@ -66,7 +66,7 @@ class Failures:
             self._agent,
             where,
             event.attempt,
-            error_text(error),
+            error_text(error) or type(error).__name__,
             "it will be delivered again" if again else self._end(event),
             exc_info=error if with_traceback else None,
         )

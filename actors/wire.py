@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
+from ..channels.dead_letters import error_text
 from ..channels.message import CORRELATION_ID, REPLY_MODE, REPLY_TO, Headers
 from .errors import AgentError
 
@@ -95,11 +96,13 @@ def failure_of(agent: str, error: BaseException) -> AgentError:
     if isinstance(error, AgentError) and error.agent == agent:
         return error
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    said = error_text(error)
+    reason = said if isinstance(error, AgentError) else f"{kind}: {said}" if said else kind
     return AgentError(
         agent,
-        f"{kind}: {error}",
+        reason,
         remote_type=kind,
-        remote_message=str(error),
+        remote_message=said,
         remote_traceback="".join(traceback.format_exception(error)),
     )
 
