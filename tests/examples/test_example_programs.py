@@ -17,6 +17,7 @@ BENCHMARKS = sorted({path.name for path in (ROOT / "benchmarks").glob("[!_]*.py"
 # For each program: its arguments, and what it prints.
 EXPECTED = {
     "examples/hello.py": ([], "double(21) is 42"),
+    "examples/orders.py": ([], "no luck: agent checkout: agent stock: LookupError: 0 plums left"),
     "examples/flights.py": (["worker", "-l", "warning"], "1,000 flights, and their mean departure delay"),
     "examples/supervision.py": ([], "feed: worker, running, 2 restarts"),
     "benchmarks/in_process.py": (["--messages", "1000", "--rounds", "1", "--no-faust"], "local channel → agent"),
