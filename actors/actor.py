@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
@@ -184,10 +184,7 @@ class Actor(Asker):
                 return
             failed = None
             if len(task.child_nurseries) > nurseries:
-                raise YieldInsideNursery(
-                    f"agent {self._agent.name} yielded inside a nursery of its own: leave `async with "
-                    "trio.open_nursery()` before each yield (PEP 789)"
-                )
+                await self._refuse_yield(answers)
             event = self._hand.asked
             try:
                 if event is not None and (request := event.request) is not None:
@@ -210,6 +207,18 @@ class Actor(Asker):
                 return request.answer(value, event)
             except NotReady as another:
                 pending = another
+
+    async def _refuse_yield(self, answers: AsyncGenerator[Any, None]) -> NoReturn:
+        """The agent has yielded inside a nursery: raised there, which ends the nursery's tasks; closing it would not say why."""
+        hazard = (
+            f"agent {self._agent.name} yielded inside a nursery of its own: leave `async with "
+            "trio.open_nursery()` before each yield (PEP 789)"
+        )
+        try:
+            await answers.athrow(YieldInsideNursery(hazard))
+        except Exception as error:
+            raise YieldInsideNursery(hazard) from error
+        raise YieldInsideNursery(hazard)
 
     async def _failed(self, error: Exception) -> None:
         """The agent raised: its failure policy takes the event in hand, or those of all its streams; `on_error` is told."""

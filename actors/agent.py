@@ -72,7 +72,8 @@ class Agent(Generic[T, R]):
             )
         if options.isolated_partitions and not isinstance(channel, Topic):
             raise ImproperlyConfigured(
-                f"agent {name}: isolated_partitions=True needs a topic to read, and {channel!r} has no partitions"
+                f"agent {name}: isolated_partitions=True needs a topic to read, and {channel!r} has no partitions: read "
+                "app.topic(...), or leave isolated_partitions out; concurrency=n gives a channel several actors"
             )
 
     async def send(

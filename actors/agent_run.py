@@ -59,9 +59,7 @@ class AgentRun:
         self.sinks: list[Any] = list(agent.sinks)
         self.cancelled = False
         options = agent.options
-        self.failures = Failures(
-            run, agent, options.on_failure, options.max_attempts, backoff=options.strategy.backoff
-        )
+        self.failures = Failures(run, agent, options.on_failure, options.max_attempts, backoff=options.strategy.backoff)
         self._supervisor: Supervisor | None = None
         self.started = trio.Event()
         self._failure: Exception | None = None
@@ -91,7 +89,15 @@ class AgentRun:
         """
         found: AgentRun | None = run.found(("actors", agent))
         if found is None:
-            raise AppNotRunning(f"agent {agent.name} is none of those of {run!r}: it was declared on another one")
+            if Replies.of(run).is_client:
+                raise AppNotRunning(
+                    f"agent {agent.name} does not run in this client, which can only send to it and ask it: look at the "
+                    "workers with `famulus tree`, or call this in the app itself"
+                )
+            raise AppNotRunning(
+                f"agent {agent.name} is none of those of {run!r}: it was declared on another run, or on the App after this "
+                "one began, which `@running.agent(...)` is for"
+            )
         return found
 
     @property

@@ -71,7 +71,7 @@ class Failures:
             self._agent.name,
             where,
             event.attempt,
-            error_text(error),
+            error_text(error) or type(error).__name__,
             "it will be delivered again" if again else self._end(event),
             exc_info=None if crashed else error,
         )

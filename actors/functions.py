@@ -37,7 +37,7 @@ def answers(fun: Any, name: str) -> bool:
         if inspect.iscoroutinefunction(candidate):
             return False
     raise ImproperlyConfigured(
-        f"agent {name}: expected an async function or async generator function over a stream, got {fun!r}"
+        f"agent {name}: expected an async function or async generator function over a stream, got {fun!r}: write `async def`"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -154,7 +154,10 @@ class Results(AsyncIterator[R], Generic[R]):
                 self._exhausted = True
                 return
             self._item = pair
-        key, value = pair
+        try:
+            key, value = pair
+        except (TypeError, ValueError):
+            raise TypeError(f"{pair!r}: expected a pair, (key, value)") from None
         number = self._next
         gathering = self._gathering
         try:
@@ -230,6 +233,8 @@ class Results(AsyncIterator[R], Generic[R]):
 
 def _iterators(items: Items) -> tuple[Any, Any]:
     """The one iterator or the other."""
+    if isinstance(items, Mapping):
+        raise TypeError("expected pairs of key and value, and this is a mapping: give its items()")
     if isinstance(items, AsyncIterable):
         return None, aiter(items)
     try:

@@ -27,7 +27,7 @@ from .wire import Mode, Reply, decode_failure, failure_of, parse_reply, request_
 if TYPE_CHECKING:
     from .agent import Agent
 
-__all__ = ["Replies", "answer_serde", "replies_at"]
+__all__ = ["Replies", "answer_serde", "check_correlation_id", "replies_at"]
 
 log = logging.getLogger("famulus.replies")
 
@@ -85,7 +85,7 @@ class Replies:
         Raises:
             AppNotRunning: the run is over.
             AgentError: the agent could not be started, or cannot be reached from a client.
-            ValueError: a request with this id waits already.
+            ValueError: a request with this id waits already, or it is no id.
         """
         if self.run.closed:
             raise AppNotRunning(f"app {self.run.app.id!r} has stopped")
@@ -95,7 +95,7 @@ class Replies:
             raise AgentError(
                 agent.name, f"it reads channel {agent.channel.name}, which is inside its worker: give it a topic"
             )
-        identity = (self.new_id() if correlation_id is None else correlation_id).encode()
+        identity = (self.new_id() if correlation_id is None else check_correlation_id(correlation_id)).encode()
         if identity in self._slots:
             raise ValueError(f"correlation_id={correlation_id!r}: a request with this id waits for its answer already")
         slot = make(agent, identity)
@@ -294,6 +294,16 @@ _by_address: dict[bytes, Replies] = {}
 def replies_at(address: bytes) -> Replies | None:
     """The run of this process that has a reply address, if there is one."""
     return _by_address.get(address)
+
+
+def check_correlation_id(given: Any) -> str:
+    """
+    Raises:
+        ValueError: it is no text.
+    """
+    if not isinstance(given, str) or not given:
+        raise ValueError(f"correlation_id={given!r}: expected text that names the request, or None to have an id made")
+    return given
 
 
 def answer_serde(run: Run, tp: Any) -> Serde[Any]:

@@ -106,12 +106,13 @@ def failure_of(agent: str, error: BaseException) -> AgentError:
             remote_traceback=error.remote_traceback,
         )
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    text = error_text(error)
+    said = error_text(error)
+    reason = said if isinstance(error, AgentError) else f"{kind}: {said}" if said else kind
     return AgentError(
         agent,
-        f"{kind}: {text}",
+        reason,
         remote_type=kind,
-        remote_message=text,
+        remote_message=said,
         remote_traceback="".join(traceback.format_exception(error)),
     )
 

@@ -24,7 +24,7 @@ from .pace import Pacer
 from .producer import Producer
 from .transport import Transport
 
-__all__ = ["Declaration", "Run", "current_run"]
+__all__ = ["Declaration", "Run", "current_run", "live_runs"]
 
 S = TypeVar("S")
 
@@ -151,6 +151,15 @@ class Run:
 
 _of_task: ContextVar[Mapping[Declaration, Run]] = ContextVar("famulus_runs", default={})  # noqa: B039  # never mutated
 _live: dict[trio.lowlevel.TrioToken, dict[Declaration, list[Run]]] = {}
+
+
+def live_runs(app: Declaration) -> list[Run]:
+    """Those in this trio run; none outside of trio."""
+    try:
+        token = trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return []
+    return list(_live.get(token, {}).get(app, ()))
 
 
 def current_run(app: Declaration) -> Run:

@@ -111,7 +111,10 @@ async def test_an_answer_that_is_too_large_is_a_failure_at_the_caller_at_once(
         broker.topic(replies_of(client).address.decode()).config["max.message.bytes"] = "1500"
         with trio.fail_after(5), pytest.raises(famulus.AgentError, match="MessageTooLarge"):
             await here.repeat.ask("long" * 500)
-        with trio.fail_after(5), pytest.raises(famulus.AgentError, match="MessageTooLarge|parts of its answer were lost"):
+        with (
+            trio.fail_after(5),
+            pytest.raises(famulus.AgentError, match=r"MessageTooLarge|parts of its answer were lost"),
+        ):
             async for part in here.repeat.ask_stream("hello"):
                 assert part == "hello"
         with trio.fail_after(5), pytest.raises(famulus.AgentError, match="MessageTooLarge"):
@@ -183,18 +186,20 @@ async def test_a_reply_topic_that_is_compacted_is_refused_with_what_mends_it(bro
     here = Program(broker)
     name = "shop-reply-client-till-1"
     broker.create_topic(name, 1, config={"cleanup.policy": "compact"})
-    async with famulus.open_app(Program(broker).app):
-        async with famulus.open_client(here.app, consumer_group_instance_id="till-1"):
-            with trio.fail_after(5), pytest.raises(famulus.AgentError, match="is compacted"):
-                await here.repeat.ask("a")
-            broker.topic(name).config["cleanup.policy"] = "delete"
-            with trio.fail_after(60):
-                while True:
-                    try:
-                        assert await here.repeat.ask("a") == "a"
-                        break
-                    except famulus.AgentError:
-                        await trio.sleep(1)
+    async with (
+        famulus.open_app(Program(broker).app),
+        famulus.open_client(here.app, consumer_group_instance_id="till-1"),
+    ):
+        with trio.fail_after(5), pytest.raises(famulus.AgentError, match="is compacted"):
+            await here.repeat.ask("a")
+        broker.topic(name).config["cleanup.policy"] = "delete"
+        with trio.fail_after(60):
+            while True:
+                try:
+                    assert await here.repeat.ask("a") == "a"
+                    break
+                except famulus.AgentError:
+                    await trio.sleep(1)
 
 
 @pytest.fixture
