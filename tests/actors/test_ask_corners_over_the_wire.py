@@ -154,15 +154,17 @@ async def test_a_caller_whose_lasting_name_was_gone_a_moment_ago_is_answered(bro
 
 async def test_two_clients_with_one_instance_id_each_get_their_answers(broker: MemoryBroker) -> None:
     here = Program(broker)
-    async with famulus.open_app(Program(broker).app):
-        async with famulus.open_client(here.app, consumer_group_instance_id="till-1") as first:
-            async with famulus.open_client(here.app, consumer_group_instance_id="till-1") as second:
-                with trio.fail_after(5):
-                    assert await first.agent(here.repeat).ask("a") == "a"
-                    assert await second.agent(here.repeat).ask("b") == "b"
+    async with (
+        famulus.open_app(Program(broker).app),
+        famulus.open_client(here.app, consumer_group_instance_id="till-1") as first,
+    ):
+        async with famulus.open_client(here.app, consumer_group_instance_id="till-1") as second:
             with trio.fail_after(5):
-                assert await first.agent(here.repeat).ask("c") == "c"
-            assert first.statistics().replies_dropped == 0
+                assert await first.agent(here.repeat).ask("a") == "a"
+                assert await second.agent(here.repeat).ask("b") == "b"
+        with trio.fail_after(5):
+            assert await first.agent(here.repeat).ask("c") == "c"
+        assert first.statistics().replies_dropped == 0
 
 
 async def test_who_may_not_make_topics_is_told_what_to_allow(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiokafka import errors as kafka_errors
 
-from famulus.channels.errors import BrokerUnavailable, MessageTooLarge, TransportError
+from famulus.channels.errors import BrokerUnavailable, MessageTooLarge, ProduceError, TransportError
 from famulus.kafka.errors import translated
 
 
