@@ -176,7 +176,9 @@ class AgentRun:
                 elif handle.state in ("stopping", "stopped"):  # we were cancelled while we ended it
                     await handle.restart()
             except SupervisorStopping:
-                return
+                if this.parent.state != "running":
+                    return
+                self._changed.set()  # its group was being restarted: look again
         async with trio.open_nursery() as nursery:
             for number, actor in [*self._actors.items()]:
                 if number not in self._wanted:
