@@ -58,6 +58,7 @@ class AgentRun:
         self.agent = agent
         self.sinks: list[Any] = list(agent.sinks)
         self.cancelled = False
+        self.pouring = 0  # actors that wait for room in the channel that the agent reads itself
         options = agent.options
         self.failures = Failures(
             run,
