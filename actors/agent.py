@@ -22,7 +22,7 @@ from .info import AgentInfo
 from .many import Items, Results, keyed
 from .options import AgentOptions, OnError
 from .parts import ReplyStream
-from .sinks import check_sink, check_sinks
+from .sinks import as_sink, check_sinks
 
 if TYPE_CHECKING:  # runs know agents
     from .agent_run import AgentRun
@@ -267,28 +267,13 @@ class Agent(Generic[T, R]):
                 agent yields nothing.
             AmbiguousRun: see `current_run`.
         """
-        checked = self.as_sink(check_sink(sink, self.name))
+        checked = as_sink(sink, self)
         try:
             here = self._here
         except AppNotRunning:
             self.sinks = (*self.sinks, checked)
         else:
             here.add_sink(checked)
-
-    def as_sink(self, sink: Any) -> Any:
-        """What a sink that is given stands for.
-
-        Raises:
-            ImproperlyConfigured: the agent yields nothing.
-        """
-        if not self.answers:
-            raise ImproperlyConfigured(
-                f"agent {self.name} yields nothing that could go to its sinks: make it an async generator"
-            )
-        if isinstance(sink, str):
-            topic: Topic[Any] = Topic(self.app, sink)
-            return topic
-        return sink
 
     def info(self) -> AgentInfo:
         """How it and its actors are in the current run, as frozen data.

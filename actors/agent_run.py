@@ -1,7 +1,6 @@
 """An agent in a run: its subscription, its actors, and what can be done with them.
 
-The actors stand under one supervisor. With isolated partitions there is one more child, which follows the assignment: it starts
-an actor for each partition that comes, and ends those whose partition does not come back.
+The actors stand under one supervisor. With isolated partitions they come and go with the assignment: see `actors.partitions`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import trio
 from ..channels.crew import Crew
 from ..channels.errors import AppNotRunning
 from ..channels.hand import current_hand
-from ..channels.partitioned import PartitionedSubscription
 from ..channels.runs import Run
 from ..channels.stacks import stack_of
 from ..channels.subscription import Subscription
@@ -27,7 +25,6 @@ from ..supervision import (
     SupervisorStopping,
     UnknownChild,
     child,
-    current_child,
     supervisor,
 )
 from .actor import Actor
@@ -35,8 +32,9 @@ from .agent import Agent
 from .errors import AgentError
 from .failure import Failures
 from .info import AgentInfo, AgentState
+from .partitions import IsolatedActors
 from .replies import Replies
-from .sinks import check_sink
+from .sinks import as_sink
 from .waiting import enroll
 
 __all__ = ["AgentRun"]
@@ -58,23 +56,20 @@ class AgentRun:
         self.agent = agent
         self.sinks: list[Any] = list(agent.sinks)
         self.cancelled = False
+        self.pouring = 0  # actors that wait for room in the channel that the agent reads itself
         options = agent.options
         self.failures = Failures(run, agent, options.on_failure, options.max_attempts, backoff=options.strategy.backoff)
         self._supervisor: Supervisor | None = None
         self.started = trio.Event()
         self._failure: Exception | None = None
-        self._lock = trio.Lock()
-        self._wanted: frozenset[int] = frozenset()  # with isolated partitions: those that are ours
+        self.lock = trio.Lock()  # held by whoever starts or ends its actors
         self._actors: dict[int, Actor] = {}
-        self._changed = trio.Event()
         self.crew = Crew() if options.concurrency > 1 or options.isolated_partitions else None
-        self._partitions: PartitionedSubscription | None = None
+        self._isolated: IsolatedActors | None = None
         self.subscription: Subscription
         if options.isolated_partitions:
-            assert isinstance(agent.channel, Topic), "checked at declaration"
-            self.subscription = self._partitions = PartitionedSubscription(
-                run, agent.channel, agent.name, on_assigned=self._assigned
-            )
+            self._isolated = IsolatedActors(self, self._actors)
+            self.subscription = self._isolated.subscription
         else:
             self.subscription = agent.channel.subscribe(run, agent.name, shared=options.concurrency > 1)
             for index in range(options.concurrency):
@@ -108,10 +103,10 @@ class AgentRun:
     def spec(self) -> SupervisorSpec:
         """The agent's supervisor with its actors. They are started once the subscription is."""
         options = self.agent.options
-        if self._partitions is None:
+        if self._isolated is None:
             children = [child(actor.play, name=actor.name, shutdown=options.drain) for actor in self.actors]
         else:
-            children = [child(self._follow, name=f"{self.agent.name}[assignment]", shutdown=options.drain)]
+            children = [child(self._isolated.follow, name=f"{self.agent.name}[assignment]", shutdown=options.drain)]
         return supervisor(options.strategy, *children, name=self.agent.name, stop="together")
 
     def begun(self, handle: ChildHandle) -> None:
@@ -129,7 +124,7 @@ class AgentRun:
     @property
     def isolated(self) -> bool:
         """Whether its actors come with the assignment."""
-        return self._partitions is not None
+        return self._isolated is not None
 
     @property
     def reached(self) -> bool:
@@ -141,67 +136,11 @@ class AgentRun:
         for actor in self.actors:
             await actor.reached.wait()
 
-    # -- isolated partitions ---------------------------------------------------------------------------------
-
-    def _assigned(self, partitions: frozenset[int]) -> None:
-        """These are ours now. Actors of those that come back keep their place."""
-        self._wanted = partitions
-        assert self._partitions is not None, "it calls this"
-        for number in sorted(partitions - self._actors.keys()):
-            stream = self._partitions.partition(number)
-            self._actors[number] = Actor(self, number, stream, stream.name)
-        self._changed.set()
-
-    async def _follow(self) -> None:
-        """Have an actor for each partition that is ours, and no others."""
-        this = current_child()
-        self.begun(this)
-        while True:
-            self._changed = trio.Event()
-            async with self._lock:
-                if not self.cancelled:
-                    await self._settle(this)
-            await self._changed.wait()
-
-    async def _settle(self, this: ChildHandle) -> None:
-        spec, children = this.spec, this.parent.children
-        for number in sorted(self._wanted):
-            actor = self._actors.get(number)
-            if actor is None:
-                continue
-            handle = children.get(actor.name)
-            try:
-                if handle is None:
-                    actor_spec = child(actor.play, name=actor.name, restart=spec.restart, shutdown=spec.shutdown)
-                    await this.parent.start(actor_spec)
-                elif handle.state in ("stopping", "stopped"):  # we were cancelled while we ended it
-                    await handle.restart()
-            except SupervisorStopping:
-                return
-        async with trio.open_nursery() as nursery:
-            for number, actor in [*self._actors.items()]:
-                if number not in self._wanted:
-                    nursery.start_soon(self._end, number, actor, this.parent)
-
-    async def _end(self, number: int, actor: Actor, supervisor: Supervisor) -> None:
-        """A partition is gone: end its actor, which had its time for the event in hand when the partition was revoked."""
-        handle = supervisor.children.get(actor.name)
-        if handle is not None:
-            await handle.terminate()
-            await supervisor.delete(actor.name)
-        if number in self._wanted:  # it has come back meanwhile, and goes on where it was
-            self._changed.set()
-            return
-        actor.leave()
-        del self._actors[number]
-        assert self._partitions is not None, "else nobody would be here"
-        self._partitions.let_go(number)
-
     # -- what users do with it -------------------------------------------------------------------------------
 
     def add_sink(self, sink: Any) -> None:
         """See `Agent.add_sink`."""
-        self.sinks.append(self.agent.as_sink(check_sink(sink, self.agent.name)))
+        self.sinks.append(as_sink(sink, self.agent))
 
     async def cancel(self) -> None:
         """See `Agent.cancel`."""
@@ -232,7 +171,7 @@ class AgentRun:
         async def carry_out() -> None:
             nonlocal finished
             try:
-                async with self._lock:
+                async with self.lock:
                     await work()
                 finished = True
             except Exception as error:
@@ -310,7 +249,7 @@ class AgentRun:
             state=self._state,
             concurrency=self.agent.options.concurrency,
             actors=tuple(actor.info() for actor in self.actors),
-            partitions=self._wanted if self.isolated else None,
+            partitions=None if self._isolated is None else self._isolated.wanted,
             buffered=subscription.buffered,
             taken=None if delivered is None else delivered - subscription.buffered,
             failed=failures.failed,

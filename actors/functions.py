@@ -16,7 +16,7 @@ from typing import Any, ForwardRef, TypeVar, get_args, get_origin
 from ..channels.errors import ImproperlyConfigured
 from ..channels.stream import Stream
 
-__all__ = ["agent_name", "answer_type", "answers", "stream_value_type"]
+__all__ = ["agent_name", "answer_type", "answers", "needs_scope", "stream_value_type"]
 
 
 def answers(fun: Any, name: str) -> bool:
@@ -99,6 +99,15 @@ def answer_type(fun: Callable[..., Any], scope: Mapping[str, Any]) -> Any:
         found = get_args(annotation)[0]
         return Any if isinstance(found, TypeVar) else found
     return Any
+
+
+def needs_scope(fun: Any) -> bool:
+    """Whether an annotation of it is a string, or has one in it. A frame that is asked for its names keeps what they mean."""
+    signature = _signature(fun)
+    if signature is None:
+        return False
+    annotations = [*(each.annotation for each in signature.parameters.values()), signature.return_annotation]
+    return any(isinstance(part, str | ForwardRef) for each in annotations for part in (each, *get_args(each)))
 
 
 def _evaluated(annotation: str, function: Any, scope: Mapping[str, Any], agent: str) -> Any:

@@ -17,7 +17,7 @@ from ..channels.topic import Topic
 if TYPE_CHECKING:  # agents have sinks, and are sinks
     from .agent import Agent
 
-__all__ = ["check_sink", "check_sinks", "pour"]
+__all__ = ["as_sink", "check_sinks", "pour"]
 
 
 def check_sinks(sinks: Iterable[Any], agent: str) -> tuple[Any, ...]:
@@ -27,10 +27,10 @@ def check_sinks(sinks: Iterable[Any], agent: str) -> tuple[Any, ...]:
     """
     if isinstance(sinks, str | Channel) or callable(sinks) or not isinstance(sinks, Iterable):
         raise ImproperlyConfigured(f"agent {agent}: sink={sinks!r}: expected several, in brackets: sink=[...]")
-    return tuple(check_sink(sink, agent) for sink in sinks)
+    return tuple(_check_sink(sink, agent) for sink in sinks)
 
 
-def check_sink(sink: Any, agent: str) -> Any:
+def _check_sink(sink: Any, agent: str) -> Any:
     """
     Raises:
         ImproperlyConfigured: it is no agent, channel, topic that can be written to, topic's name, or function of one value.
@@ -57,6 +57,20 @@ def check_sink(sink: Any, agent: str) -> Any:
         except ValueError:  # written in C: it does not tell
             return sink
     return sink
+
+
+def as_sink(sink: Any, agent: Agent[Any, Any]) -> Any:
+    """What a sink that is added stands for: the name of a topic for that topic.
+
+    Raises:
+        ImproperlyConfigured: it can be none, or the agent yields nothing.
+    """
+    _check_sink(sink, agent.name)
+    if not agent.answers:
+        raise ImproperlyConfigured(
+            f"agent {agent.name} yields nothing that could go to its sinks: make it an async generator"
+        )
+    return Topic[Any](agent.app, sink) if isinstance(sink, str) else sink
 
 
 async def pour(sink: Agent[Any, Any] | Channel[Any] | Any, value: Any, event: Event[Any] | None) -> None:

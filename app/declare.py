@@ -16,7 +16,7 @@ import attrs
 
 from ..actors.agent import Agent, AgentOptions, OnError
 from ..actors.failure import OnFailure
-from ..actors.functions import agent_name, answers, stream_value_type
+from ..actors.functions import agent_name, answers, needs_scope, stream_value_type
 from ..actors.sinks import check_sinks
 from ..channels.arguments import AnyTopicOptions, ChannelOptions, TopicOptions, check_known
 from ..channels.channel import Channel
@@ -227,7 +227,7 @@ class Declarations(ABC):
                 )
             answers(fun, full_name)  # before there is a topic for it
             self._check_new(full_name)
-            scope = sys._getframe(1).f_locals
+            scope = sys._getframe(1).f_locals if needs_scope(fun) else {}
             sinks = [self.topic(each) if isinstance(each, str) else each for each in check_sinks(sink, full_name)]
             agent: Agent[Any, Any] = Agent(
                 self._declaration,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from math import inf
 from typing import Any, TypeVar
@@ -223,3 +225,57 @@ async def test_letters_do_not_pile_up_without_bound_while_their_topic_cannot_be_
         await trio.sleep(200)
         assert failed > sent
         assert running.statistics().dead_letters == failed
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("by", ["agent", "channel"])
+async def test_an_agent_that_pours_into_its_own_full_channel_is_told_so(concurrency: int, by: str) -> None:
+    app = famulus.App("circle")
+    channel = app.channel("circle", value_type=int, maxsize=2)
+    errors: list[BaseException] = []
+    seen = 0
+
+    @app.agent(
+        channel,
+        name="circle",
+        concurrency=concurrency,
+        supervisor_strategy=famulus.OneForOneSupervisor(max_restarts=inf),
+        on_error=lambda _, error: errors.append(error),
+    )
+    async def circle(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        nonlocal seen
+        async for number in stream:
+            seen += 1
+            await trio.sleep(1)
+            if number < 5:
+                yield number + 1
+
+    circle.add_sink(circle if by == "agent" else channel)
+    async with famulus.open_app(app), trio.open_nursery() as nursery:
+        for _ in range(12):
+            nursery.start_soon(circle.send, 0)
+        await trio.sleep(300)
+        assert {actor.state for actor in circle.info().actors} == {"waiting"}
+    assert seen >= 12 + 5
+    assert errors
+    assert all("is its own sink, and its channel is full" in str(error) for error in errors)
+
+
+async def test_an_instance_whose_method_is_an_agent_lives_as_long_as_the_run_that_it_was_declared_on() -> None:
+    app = famulus.App("instance")
+
+    class Counter:
+        async def counts(self, stream):  # type: ignore[no-untyped-def]
+            async for number in stream:
+                yield number
+
+    counter = Counter()
+    alive = weakref.ref(counter)
+    async with famulus.open_app(app) as running:
+        agent = running.agent(name="counts")(counter.counts)
+        del counter
+        assert await agent.ask(1) == 1
+        assert alive() is not None
+    del agent, running
+    gc.collect()
+    assert alive() is None
