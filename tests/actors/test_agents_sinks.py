@@ -11,7 +11,7 @@ import trio.lowlevel
 import trio.testing
 
 import famulus
-from famulus.channels.memory import MemoryBroker
+from famulus.channels.memory import MemoryBroker, MemoryTransport
 from famulus.channels.message import TP, ProducerRecord
 
 
@@ -141,3 +141,33 @@ async def test_what_cannot_be_a_sink_cannot_be_added() -> None:
     agent = app.agent(name="double")(double)
     with pytest.raises(famulus.ImproperlyConfigured, match="sink 3: expected an agent"):
         agent.add_sink(3)
+
+
+async def test_an_agent_waits_for_the_topic_that_is_its_sink_before_it_takes_anything(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = famulus.App("late-sink", broker=f"memory://{broker.name}")
+    put(broker, "numbers", 1, 2)
+    app.agent("numbers", name="double", sink=["doubled"])(double)
+    there = trio.Event()
+    count = MemoryTransport.partition_count
+
+    async def partition_count(transport: MemoryTransport, topic: str) -> int:
+        if topic == "doubled" and not there.is_set():
+            raise famulus.UnknownTopic("the broker has no topic 'doubled': create it")
+        return await count(transport, topic)
+
+    monkeypatch.setattr(MemoryTransport, "partition_count", partition_count)
+
+    async def create() -> None:
+        await trio.sleep(30)
+        assert "agent double waits for its sink doubled: UnknownTopic: the broker has no topic 'doubled'" in caplog.text
+        there.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(create)
+        async with famulus.open_app(app) as running:
+            assert trio.current_time() >= 30
+            await trio.sleep(5)
+            assert running.statistics().events_failed == 0
+            assert running.statistics().messages_delivered == 2
