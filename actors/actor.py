@@ -54,6 +54,7 @@ class Actor(Asker):
         self.task: trio.lowlevel.Task | None = None  # while it plays
         self._begun = self._interrupted = False
         self._scope: trio.CancelScope | None = None
+        self._before_sinks = trio.CancelScope()
         self._stuck: Exception | None = None
         self._hand = Hand(
             owner=self,
@@ -86,6 +87,7 @@ class Actor(Asker):
 
     def _stop(self) -> None:
         """Asked to stop, alone (a sibling's restart) or with everything; then what no log has is still processed."""
+        self._before_sinks.cancel()
         self._hand.stop(drain=self._ends_with_run)
 
     @property
@@ -122,6 +124,7 @@ class Actor(Asker):
 
     async def play(self) -> None:
         """One incarnation: run the agent's function over the stream."""
+        self._before_sinks = trio.CancelScope()
         stop = trap_stop(self._stop)
         hand = self._hand
         current_hand.set(hand)
@@ -129,6 +132,10 @@ class Actor(Asker):
         self._agent_run.begun(this)
         if self._agent_run.cancelled:  # and what it stands under has been restarted since
             await stop.wait()
+            return
+        with self._before_sinks:
+            await self._agent_run.wait_for_sinks()
+        if self._before_sinks.cancelled_caught:
             return
         self.incarnation += 1
         self.task = trio.lowlevel.current_task()

@@ -34,7 +34,7 @@ from .failure import Failures
 from .info import AgentInfo, AgentState
 from .partitions import IsolatedActors
 from .replies import Replies
-from .sinks import as_sink
+from .sinks import as_sink, await_sinks
 from .waiting import enroll
 
 __all__ = ["AgentRun"]
@@ -62,6 +62,8 @@ class AgentRun:
         self._supervisor: Supervisor | None = None
         self.started = trio.Event()
         self._failure: Exception | None = None
+        self._sinks_are_there = not agent.sinks
+        self._looking_for_sinks = trio.Lock()
         self.lock = trio.Lock()  # held by whoever starts or ends its actors
         self._actors: dict[int, Actor] = {}
         self.crew = Crew() if options.concurrency > 1 or options.isolated_partitions else None
@@ -108,6 +110,14 @@ class AgentRun:
         else:
             children = [child(self._isolated.follow, name=f"{self.agent.name}[assignment]", shutdown=options.drain)]
         return supervisor(options.strategy, *children, name=self.agent.name, stop="together")
+
+    async def wait_for_sinks(self) -> None:
+        """Wait until the broker has the topics that are its sinks. The first of its actors does, and says so."""
+        if not self._sinks_are_there:
+            async with self._looking_for_sinks:
+                if not self._sinks_are_there:
+                    await await_sinks(self.run, self.agent)
+                    self._sinks_are_there = True
 
     def begun(self, handle: ChildHandle) -> None:
         """One of its children runs, and so its supervisor does."""

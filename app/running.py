@@ -22,7 +22,6 @@ from ..actors.agent import Agent
 from ..actors.agent_run import AgentRun
 from ..actors.replies import Replies
 from ..actors.reply_topic import ReplyReader
-from ..actors.sinks import await_sinks
 from ..channels.asyncio_hint import explained
 from ..channels.channel import Channel
 from ..channels.counters import Statistics
@@ -219,8 +218,6 @@ class RunningApp(Declarations):
         for topic in self.app.topics.values():
             await topic.prepare(run)
         await self._start_unplaced("services")
-        for agent_run in self._agents.values():
-            await await_sinks(run, agent_run.agent)
         for agent_run in self._agents.values():
             await agent_run.subscription.start()
         if self._placed.spec is not None:
