@@ -114,9 +114,9 @@ class KafkaProducer:
         late = [tp for tp, write in writes.items() if not write.outcome.done() and _is_lost(client, tp)]
         if late:  # deleted, it seems: then there is nothing to repeat
             bad = await self.unwritable(dict.fromkeys(late))
-            for tp, error in bad.items():
-                if isinstance(error, UnknownTopic):
-                    outcome[tp] = error
+            for tp, reason in bad.items():
+                if isinstance(reason, UnknownTopic):
+                    outcome[tp] = reason
                     _withdraw(client, tp, writes[tp].builder, sent=True)
         return outcome
 
