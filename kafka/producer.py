@@ -363,6 +363,8 @@ def _withdraw(client: AIOKafkaProducer, tp: TP, builder: object, *, sent: bool =
             queue.remove(batch)
             if not queue:
                 del accumulator._batches[tp]
+            if batch.retry_count:  # the client takes it from there as if it were being sent
+                accumulator._pending_batches.add(batch)
             batch.future.set_exception(KafkaTimeoutError())
             return True
     return False

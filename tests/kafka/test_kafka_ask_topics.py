@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def willing(kafka_jars: Path) -> Iterator[KafkaBroker]:
 
 
 async def test_topics_of_callers_who_left_do_not_come_back_and_hold_no_offset(
-    willing: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+    willing: KafkaBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(requests, "replies_at", lambda address: None)
     app = famulus.App(f"left-{uuid4().hex[:8]}", broker=willing.url, broker_commit_interval=0.1, topic_partitions=1)
@@ -64,6 +65,9 @@ async def test_topics_of_callers_who_left_do_not_come_back_and_hold_no_offset(
             assert topic not in await transport.list_topics()
             assert topic not in producer.client._topics
             assert TP(topic, 0) not in transport._producer._sent
+    assert not [
+        record for record in caplog.records if record.name.startswith("famulus") and record.levelno > logging.INFO
+    ]
 
 
 async def look(client: Any) -> None:
