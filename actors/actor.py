@@ -53,6 +53,7 @@ class Actor(Asker):
         self._handle: ChildHandle | None = None
         self.task: trio.lowlevel.Task | None = None  # while it plays
         self._begun = self._interrupted = False
+        self.ended = False  # it has returned, and is not started again by itself
         self._scope: trio.CancelScope | None = None
         self._before_sinks = trio.CancelScope()
         self._stuck: Exception | None = None
@@ -138,6 +139,9 @@ class Actor(Asker):
         if self._before_sinks.cancelled_caught:
             return
         self.incarnation += 1
+        if self.ended:
+            self.ended = False
+            self._agent_run.revived()
         self.task = trio.lowlevel.current_task()
         failure: Exception | None = None
         self._interrupted = False
@@ -153,6 +157,9 @@ class Actor(Asker):
                         failure = explained(error)
                     else:
                         hand.finish()
+                        if this.spec.restart != "permanent" and this.state != "stopping":
+                            self.ended = True
+                            self._agent_run.actor_ended()
                         return
                 failure = failure or self._stuck
                 if failure is not None:

@@ -129,6 +129,16 @@ class AgentRun:
         self.started.set()
         Replies.of(self.run).fail(self.agent.name, error)
 
+    def actor_ended(self) -> None:
+        """One of its actors has returned for good. With the last one, nobody here answers any more."""
+        if all(actor.ended for actor in self._actors.values()):
+            error = AgentError(self.agent.name, "it has returned, and is not started again by itself")
+            Replies.of(self.run).fail(self.agent.name, error, for_good=not isinstance(self.agent.channel, Topic))
+
+    def revived(self) -> None:
+        """An actor that had returned for good has been started again."""
+        Replies.of(self.run).revive(self.agent.name)
+
     # -- being ready -----------------------------------------------------------------------------------------
 
     @property

@@ -24,7 +24,7 @@ class Answered(Protocol):
 
     correlation_id: bytes
 
-    def undelivered(self) -> None:
+    def undelivered(self, error: Exception) -> None:
         """The answer did not get there."""
 
     def failed(self, error: BaseException, event: Event[Any] | None) -> None:
@@ -86,7 +86,7 @@ class ReplyMessage(FutureMessage):
             self.give_up(error)
         else:
             if request is not None:
-                request.undelivered()
+                request.undelivered(error)
                 if too_large:  # as each further attempt would be: whoever asked need not wait for them
                     request.failed(error, next(iter(self.outputs_of), None))
             super().fail(error)

@@ -264,6 +264,10 @@ class Replies:
             self.forget(slot)
             slot.failure(failure_of(agent, error))
 
+    def revive(self, agent: str) -> None:
+        """An agent that had ended has been started again."""
+        self._failed.pop(agent, None)
+
     def close(self) -> None:
         """The run ends: nobody waits for ever."""
         if _by_address.get(self.address) is self:

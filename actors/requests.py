@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..channels.errors import AppNotRunning
 from ..channels.event import Event
@@ -32,6 +32,11 @@ __all__ = ["AgentRequest"]
 
 log = logging.getLogger("famulus.replies")
 
+_ANSWERED: Final = 1
+_SKIPPED: Final = 2  # the agent has given another answer, which was not wanted
+_INHERITED: Final = 4  # it was answered at an earlier attempt
+_LOST: Final = 8  # the answer did not get there, and nothing else that is yielded for this event is it
+
 _MODES: dict[bytes, Mode] = {b"parts": "parts", b"values": "values"}
 
 
@@ -46,6 +51,7 @@ class AgentRequest:
         "_address",
         "_agent",
         "_answered",
+        "_heir",
         "_mode",
         "_parts",
         "_run",
@@ -58,7 +64,8 @@ class AgentRequest:
         self._address = address
         self.correlation_id = correlation_id
         self._mode = mode
-        self._answered = False
+        self._answered = 0
+        self._heir: AgentRequest | None = None  # at a further attempt
         self._parts = 0
 
     @classmethod
@@ -84,17 +91,19 @@ class AgentRequest:
     def answer(self, value: Any, event: Event[Any]) -> bool:
         if self._mode == "first":
             if self._answered:
+                self._answered |= _SKIPPED
                 return False
             replies = replies_at(self._address)
             if replies is not None and replies.run is self._run:  # as below, without the calls
-                self._answered = True
+                self._answered = _ANSWERED
                 self._run.counters.replies_sent += 1
                 replies.value(self.correlation_id, value)
                 return False
             waits = self._tell("value", value, event)
-            self._answered = True
+            self._answered = _ANSWERED
             return waits
         if self._answered:  # it was told that this is all
+            self._answered |= _SKIPPED
             return False
         waits = self._tell("part" if self._mode == "parts" else "value", value, event, self._parts + 1)
         self._parts += 1
@@ -113,10 +122,10 @@ class AgentRequest:
         if self._answered:
             return
         if self._mode == "parts":
-            self._answered = True
+            self._answered = _ANSWERED
             self._tell("end", None, event, self._parts)
         elif self._mode == "values":
-            self._answered = True
+            self._answered = _ANSWERED
         elif self._agent.answers:
             error = AgentError(self._agent.name, "no answer: it finished with the request and yielded nothing")
             self.failed(error, event)
@@ -129,20 +138,33 @@ class AgentRequest:
         Args:
             event: waits for the delivery of this.
         """
-        if self._answered:
+        if self._answered and not self._answered & _LOST:
             return
-        self._answered = True
+        self._answered = _ANSWERED
         if self._mode != "values":
             self._tell("failure", failure_of(self._agent.name, error), event, self._parts)
 
     def again(self) -> AgentRequest:
-        if self._mode != "parts" or self._answered:
-            return self
-        return AgentRequest(self._run, self._agent, self._address, self.correlation_id, self._mode)
+        heir = self._heir = AgentRequest(self._run, self._agent, self._address, self.correlation_id, self._mode)
+        if self._answered and not self._answered & _LOST:
+            heir._answered = _ANSWERED | _INHERITED
+        return heir
 
-    def undelivered(self) -> None:
-        """The answer did not get there: whoever decides about the event may answer with the failure."""
-        self._answered = False
+    def undelivered(self, error: Exception) -> None:
+        """The answer did not get there: whoever decides about the event may answer with the failure.
+
+        An attempt that is under way by now answers; if it came by its answer already, that is gone too.
+        """
+        heir = self._heir
+        if heir is None:
+            self._answered |= _LOST
+            if self._answered & _INHERITED:
+                self.failed(error, None)
+        elif heir._answered & _INHERITED:
+            if heir._heir is not None or heir._answered & _SKIPPED:
+                heir.undelivered(error)
+            else:
+                heir._answered = 0
 
     # -- on their way ------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaProducer, codec
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import TopicPartition
 
-from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, ProduceError, TransportError
+from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, ProduceError, TransportError, UnknownTopic
 from ..channels.message import TP, ProducerRecord
 from ..channels.transport import ProduceResult
 from .admin import KafkaAdmin
@@ -31,6 +31,7 @@ __all__ = ["KafkaProducer", "check_compression", "fill", "make_producer"]
 
 log = logging.getLogger("famulus.kafka")
 
+_LOOK = 0.5  # seconds between two looks whether what is written to is still there
 _GRACE = 2.0  # seconds that other partitions' writes wait for one that is not answered
 _MOST_BATCH_BYTES = 64 * 1024 * 1024  # of the client's builder, so that what is too large is for the broker to say
 
@@ -110,6 +111,13 @@ class KafkaProducer:
                     f"{tp}: no answer within {self._settings.produce_timeout:g} s; the write goes on, repeat it to see"
                 )
                 doubt.in_doubt = True
+        late = [tp for tp, write in writes.items() if not write.outcome.done() and _is_lost(client, tp)]
+        if late:  # deleted, it seems: then there is nothing to repeat
+            bad = await self.unwritable(dict.fromkeys(late))
+            for tp, reason in bad.items():
+                if isinstance(reason, UnknownTopic):
+                    outcome[tp] = reason
+                    _withdraw(client, tp, writes[tp].builder, sent=True)
         return outcome
 
     async def unwritable(self, partitions: Mapping[TP, object]) -> dict[TP, TransportError]:
@@ -124,6 +132,9 @@ class KafkaProducer:
             count = self._partitions.get(tp.topic)
             if count is None:
                 bad[tp] = unknown_topic(tp.topic, self._settings.url)
+                self._sent.pop(tp, None)
+                if (turn := self._turns.get(tp)) is not None and not turn.locked():
+                    del self._turns[tp]
             elif tp.partition >= count:
                 bad[tp] = ProduceError(
                     f"topic {tp.topic!r} has {count} partitions: there is no partition {tp.partition}"
@@ -191,9 +202,7 @@ class KafkaProducer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         most = self._settings.produce_timeout
-        done, late = await asyncio.wait(
-            [write.outcome for write in writes.values()], timeout=most, return_when=asyncio.FIRST_COMPLETED
-        )
+        done, late = await _first_outcome(client, writes, most)
         if done and late:  # a leader that is silent holds up its own partitions, and the others only so long
             _, late = await asyncio.wait(late, timeout=min(_GRACE, most))
         if late:
@@ -237,7 +246,7 @@ class KafkaProducer:
             elif sent is not None:
                 self._sent[tp] = sent
             else:
-                del self._sent[tp]
+                self._sent.pop(tp, None)
             write.settle(result)
 
     async def _send(
@@ -265,6 +274,24 @@ class KafkaProducer:
             return ProduceError(f"writing to {tp}: {error!r}")
         by_broker = receipt.timestamp_type == 1
         return ProduceResult(receipt.offset, receipt.timestamp / 1000 if by_broker else None)
+
+
+async def _first_outcome(
+    client: AIOKafkaProducer, writes: Mapping[TP, _Write], most: float
+) -> tuple[set[asyncio.Future[Any]], set[asyncio.Future[Any]]]:
+    """Wait so long for the first one; no longer where the client has found out that none of the topics is there any more."""
+    outcomes = [write.outcome for write in writes.values()]
+    until = time.monotonic() + most
+    while True:
+        left = until - time.monotonic()
+        done, late = await asyncio.wait(outcomes, timeout=min(left, _LOOK), return_when=asyncio.FIRST_COMPLETED)
+        if done or left <= _LOOK or all(_is_lost(client, tp) for tp in writes):
+            return done, late
+
+
+def _is_lost(client: AIOKafkaProducer, tp: TP) -> bool:
+    """Whether a broker has told the client that the topic is not there."""
+    return client.client.cluster.partitions_for_topic(tp.topic) is None
 
 
 async def _unknown(client: AIOKafkaProducer, tp: TP) -> TransportError | None:
@@ -326,16 +353,18 @@ def fill(builder: Any, records: Sequence[ProducerRecord]) -> None:
     builder.close()
 
 
-def _withdraw(client: AIOKafkaProducer, tp: TP, builder: object) -> bool:
-    """Take a batch back that has not been sent yet; False: it may have been."""
+def _withdraw(client: AIOKafkaProducer, tp: TP, builder: object, *, sent: bool = False) -> bool:
+    """Take a batch back that has not been sent yet, or with `sent` one that waits to be sent again; False: it may arrive."""
     inside: Any = client  # aiokafka has no types for its inside
     accumulator = inside._message_accumulator
     queue = accumulator._batches.get(tp)
     for batch in queue or ():
-        if batch._builder is builder and batch.retry_count == 0:
+        if batch._builder is builder and (sent or batch.retry_count == 0):
             queue.remove(batch)
             if not queue:
                 del accumulator._batches[tp]
+            if batch.retry_count:  # the client takes it from there as if it were being sent
+                accumulator._pending_batches.add(batch)
             batch.future.set_exception(KafkaTimeoutError())
             return True
     return False

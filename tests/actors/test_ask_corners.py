@@ -282,3 +282,28 @@ async def test_of_agents_on_a_pattern_and_its_topics_the_one_that_is_asked_answe
                 await trio.sleep(0.1)
         assert doubled == [8]
         assert running.statistics().replies_dropped == 0
+
+
+async def test_an_agent_that_has_ended_for_good_is_not_waited_for() -> None:
+    app = famulus.App("shop")
+
+    @app.agent(app.channel(), name="once", concurrency=2)
+    async def once(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            yield number
+            return
+
+    app.supervisor("front", famulus.leaf("once", restart="transient"))
+    async with famulus.open_app(app):
+        with trio.fail_after(5):
+            assert await once.ask(1) == 1
+            assert await once.ask(2) == 2
+            with pytest.raises(famulus.AgentError, match="returned"):
+                await once.ask(3)
+        await once.restart()
+        with trio.fail_after(5):
+            assert await once.ask(4) == 4
+            waits = await once.ask_nowait(5)
+            assert await waits == 5
+            with pytest.raises(famulus.AgentError, match="returned"):
+                await once.join([6, 7])

@@ -245,3 +245,34 @@ async def test_an_answer_waits_for_its_schema_and_holds_no_other_up(broker: Memo
         async with famulus.open_app(Program().app), famulus.open_client(fresh.app):
             assert [answer.total for answer in await fresh.add.join([1, 1, 1])] == [0, 0, 0]
             assert await fresh.plain.ask(4) == 4
+
+
+@pytest.mark.parametrize("policy", ["ack", "retry"])
+async def test_what_is_yielded_later_does_not_stand_in_for_an_answer_that_was_lost(
+    broker: MemoryBroker, policy: str
+) -> None:
+    def make() -> tuple[famulus.App, famulus.Agent[int, str]]:
+        app = famulus.App("shop", broker=f"memory://{broker.name}", broker_commit_interval=0.1)
+
+        @app.agent(app.topic("numbers", value_type=int, partitions=1), name="tell", on_failure=policy)
+        async def tell(stream: famulus.Stream[int]) -> AsyncIterator[str]:
+            async for _ in stream:
+                yield "first"
+                await trio.sleep(1)
+                yield "second"
+
+        return app, tell
+
+    there, _ = make()
+    here, tell = make()
+    async with famulus.open_app(there), famulus.open_client(here) as client:
+        topic = replies_of(client).address.decode()
+        broker.faults.fail_produce(1, topic=topic, error=famulus.ProduceError("lost"))
+        with trio.fail_after(10):
+            if policy == "retry":
+                assert await tell.ask(1) == "first"
+            else:
+                with pytest.raises(famulus.AgentError, match="lost"):
+                    await tell.ask(1)
+        await trio.sleep(5)
+        assert broker.group("shop").committed[TP("numbers", 0)] == 1
