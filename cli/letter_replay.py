@@ -23,14 +23,23 @@ _POLL = 0.5  # seconds between two attempts to write while the broker is away
 
 
 async def survey(
-    transport: Transport, stack: Stack, start: Mapping[TP, int], selection: Selection
+    transport: Transport,
+    stack: Stack,
+    start: Mapping[TP, int],
+    selection: Selection,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[Counter[str], int]:
-    """Without sending anything: how many letters would go back to each topic, and how many cannot (they are in no log)."""
+    """Without sending anything: how many letters would go back to each topic, and how many cannot (they are in no log).
+
+    Args:
+        progress: told how many more messages were looked at.
+    """
     goals: Counter[str] = Counter()
     homeless = 0
 
     async def count(_: Reader, messages: Sequence[Message]) -> bool:
         nonlocal homeless
+        progress(len(messages))
         for message in messages:
             letter = DeadLetter.of(message)
             if letter is not None and selection.wants(letter):

@@ -194,3 +194,15 @@ class SlowSource(MemoryTransport):
             await trio.sleep_forever()
         async with super().open_reader(start, on_reset=on_reset) as reader:
             yield reader
+
+
+async def test_it_is_told_how_many_letters_were_looked_at(broker: MemoryBroker) -> None:
+    bury(broker, COUNT)
+    transport = MemoryTransport(broker=broker)
+    looked: list[int] = []
+    async with transport.open():
+        stack = await look(transport, [LETTERS], None)
+        start = stack.start(from_beginning=False)
+        await survey(transport, stack, start, Selection(), looked.append)
+        assert sum(looked) == stack.size(start) == COUNT
+    assert max(looked) <= MOST
