@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -249,7 +249,7 @@ async def test_an_answer_waits_for_its_schema_and_holds_no_other_up(broker: Memo
 
 @pytest.mark.parametrize("policy", ["ack", "retry"])
 async def test_what_is_yielded_later_does_not_stand_in_for_an_answer_that_was_lost(
-    broker: MemoryBroker, policy: str
+    broker: MemoryBroker, policy: Literal["ack", "retry"]
 ) -> None:
     def make() -> tuple[famulus.App, famulus.Agent[int, str]]:
         app = famulus.App("shop", broker=f"memory://{broker.name}", broker_commit_interval=0.1)
