@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import trio
 
 from ..channels.asyncio_hint import explained
-from ..channels.errors import BufferFull
 from ..channels.event import Event, Request
 from ..channels.hand import Hand, current_hand
 from ..channels.message import Message
 from ..channels.stream import Stream
 from ..channels.subscription import Subscription
-from ..channels.topic import Topic
 from ..models import NotReady
 from ..supervision import ChildHandle, current_child, trap_stop
 from .agent import Agent
@@ -211,7 +209,7 @@ class Actor(Asker):
                     if crowded:
                         await request.wait_room()
                 for sink in self._agent_run.sinks:
-                    await self._pour(sink, value, event)
+                    await pour(sink, value, event, self._agent_run)
             except Exception as error:
                 failed = error
 
@@ -235,30 +233,6 @@ class Actor(Asker):
         except Exception as error:
             raise YieldInsideNursery(hazard) from error
         raise YieldInsideNursery(hazard)
-
-    async def _pour(self, sink: Any, value: Any, event: Event[Any] | None) -> None:
-        """
-        Raises:
-            BufferFull: only this agent can make room, and all of its actors wait for that.
-        """
-        channel = sink.channel if isinstance(sink, Agent) else sink
-        if channel is not self._agent.channel or isinstance(channel, Topic) or channel.is_foreign:
-            await pour(sink, value, event)
-            return
-        agent_run, key = self._agent_run, None if event is None else event.key
-        try:
-            sink.send_soon(value, key=key)
-        except BufferFull:
-            if agent_run.pouring + 1 >= self._agent.options.concurrency:
-                raise BufferFull(
-                    f"agent {self._agent.name} is its own sink, and its channel is full: all of its actors would wait for "
-                    f"room that only they can make; raise maxsize of {channel!r}, or let it read a topic"
-                ) from None
-            agent_run.pouring += 1
-            try:
-                await sink.send(value, key=key)
-            finally:
-                agent_run.pouring -= 1
 
     async def _failed(self, error: Exception) -> None:
         """The agent raised: its failure policy takes the event in hand, or those of all its streams; `on_error` is told."""

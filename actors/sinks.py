@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..channels.channel import Channel
-from ..channels.errors import ImproperlyConfigured, UnknownTopic
+from ..channels.errors import BufferFull, ImproperlyConfigured, UnknownTopic
 from ..channels.event import Event
 from ..channels.retry import Retry
 from ..channels.runs import Run
@@ -20,6 +20,7 @@ from ..channels.topic import Topic
 
 if TYPE_CHECKING:  # agents have sinks, and are sinks
     from .agent import Agent
+    from .agent_run import AgentRun
 
 __all__ = ["as_sink", "await_sinks", "check_sinks", "pour"]
 
@@ -97,13 +98,38 @@ async def await_sinks(run: Run, agent: Agent[Any, Any]) -> None:
         await retry.until_done(partial(run.transport.partition_count, topic.destination))
 
 
-async def pour(sink: Agent[Any, Any] | Channel[Any] | Any, value: Any, event: Event[Any] | None) -> None:
-    """Give an answer to a sink, with the key of the event that it answers."""
+async def pour(sink: Any, value: Any, event: Event[Any] | None, of: AgentRun) -> None:
+    """Give an answer of this agent to a sink, with the key of the event that it answers.
+
+    Raises:
+        BufferFull: the sink is what the agent reads itself, so only it can make room, and all of its actors wait for that.
+    """
     from .agent import Agent
 
-    if isinstance(sink, Channel | Agent):
-        await sink.send(value, key=None if event is None else event.key)
-    else:
+    if not isinstance(sink, Channel | Agent):
         result = sink(value)
         if inspect.isawaitable(result):
             await result
+        return
+    key = None if event is None else event.key
+    channel = sink.channel if isinstance(sink, Agent) else sink
+    if channel is of.agent.channel and not (isinstance(channel, Topic) or channel.is_foreign):
+        try:
+            sink.send_soon(value, key=key)
+        except BufferFull:
+            await _wait_for_own_room(sink, value, key, of)
+    else:
+        await sink.send(value, key=key)
+
+
+async def _wait_for_own_room(sink: Any, value: Any, key: Any, of: AgentRun) -> None:
+    if of.pouring + 1 >= of.agent.options.concurrency:
+        raise BufferFull(
+            f"agent {of.agent.name} is its own sink, and its channel is full: all of its actors would wait for room that "
+            "only they can make; raise the channel's maxsize, or let it read a topic"
+        )
+    of.pouring += 1
+    try:
+        await sink.send(value, key=key)
+    finally:
+        of.pouring -= 1
