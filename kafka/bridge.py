@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import trio
@@ -24,6 +24,9 @@ with warnings.catch_warnings():
     # It names asyncio's child watchers when imported, which Python 3.12 deprecates; we start no processes.
     warnings.simplefilter("ignore", DeprecationWarning)
     import trio_asyncio
+    from trio_asyncio._handles import AsyncHandle
+
+from .pump import Pump, quicken
 
 __all__ = ["Bridge", "Call", "Crossing"]
 
@@ -33,7 +36,6 @@ T = TypeVar("T")
 Q = TypeVar("Q")
 Args = TypeVarTuple("Args")
 
-_AT_ONCE = 100  # callbacks that the loop runs before trio's other tasks have their turn
 _ROUNDS = 5  # times that what is left at the end gets cancelled, a second apart: some code swallows the first
 
 
@@ -71,6 +73,7 @@ class Bridge:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pump: Pump | None = None
         self._ready = trio.Event()
         self._close = trio.Event()
 
@@ -99,7 +102,7 @@ class Bridge:
         with trio.CancelScope(shield=True):
             async with trio_asyncio.open_loop() as loop:
                 loop.set_exception_handler(_report)
-                _hasten(loop)
+                self._pump = quicken(loop, trio_asyncio.current_loop, AsyncHandle)
                 self._loop = loop
                 self._ready.set()
                 try:
@@ -139,6 +142,20 @@ class Bridge:
     async def call(self, function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) -> T:
         """Start it and wait for the outcome; see `Call.wait`."""
         return await self.start(function, *args).wait()
+
+    def run(self, function: Callable[[*Args], T], *args: *Args) -> T:
+        """Call a function of asyncio's that does not wait, as if by the loop; what it makes ready runs at once too.
+
+        May be called by any trio task of the run, which goes on without a turn of the others.
+        """
+        loop = self.loop
+        if self._pump is not None:
+            return self._pump.run_here(function, *args)
+        token = trio_asyncio.current_loop.set(loop)
+        try:
+            return function(*args)
+        finally:
+            trio_asyncio.current_loop.reset(token)
 
     async def try_call(
         self, seconds: float, function: Callable[[*Args], Coroutine[Any, Any, object]], *args: *Args
@@ -217,34 +234,6 @@ async def _close_sockets(loop: asyncio.AbstractEventLoop) -> None:
     for transport in list(getattr(inside, "_transports", {}).values()):
         transport.abort()
     await asyncio.sleep(0)
-
-
-def _hasten(loop: asyncio.AbstractEventLoop) -> None:
-    """Have the loop run what is ready in one go, as asyncio's own does.
-
-    trio-asyncio runs one callback each time that trio comes to its task, and looks into the code of each whether it is a
-    coroutine function, which asyncio does in debug mode only. An ask through the broker is some 34 callbacks of its caller's
-    loop; like this they take 11 turns of trio's instead of 37.
-    """
-    inside: Any = loop
-    run_one: Callable[..., Awaitable[None]] | None = getattr(inside, "_main_loop_one", None)
-    if run_one is None:  # a release that does it otherwise
-        return
-
-    async def run_several(no_wait: bool = False) -> None:
-        await run_one(no_wait)
-        if not no_wait:
-            with suppress(trio.WouldBlock):
-                for _ in range(_AT_ONCE):
-                    await run_one(True)
-
-    inside._main_loop_one = run_several
-    if not loop.get_debug():
-        inside._check_callback = _unchecked
-
-
-def _unchecked(callback: object, method: str) -> None:
-    """In the place of the look into a callback's code."""
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
