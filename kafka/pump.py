@@ -15,7 +15,6 @@ from asyncio import AbstractEventLoop, Handle, TimerHandle
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
-from math import inf
 from typing import Any, TypeVar, TypeVarTuple
 
 import sniffio
@@ -61,11 +60,12 @@ class Pump:
     """
 
     def __init__(self, loop: AbstractEventLoop, current: ContextVar[Any], is_trio: type[Handle]) -> None:
-        self._loop: Any = loop  # its inside has no types
+        inside: Any = loop  # it has no types
+        self._loop = inside
         self._current = current
         self._is_trio = is_trio
         self._ready: deque[Any] = deque()
-        self._timers: list[Any] = self._loop._timers
+        self._timers: list[Any] = inside._timers
         self._most_timers = _MANY_TIMERS
         self._scope = trio.CancelScope()
         self._sleeper: Task | None = None
