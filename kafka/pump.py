@@ -42,9 +42,15 @@ def quicken(loop: AbstractEventLoop, current: ContextVar[Any], is_trio: type[Han
     inside._queue_handle = pump.queue
     inside._io_task = pump.watch
     inside._main_loop_one = pump.run
+    if not loop.get_debug():  # it looks into the code of each callback, as asyncio does in debug mode only
+        inside._check_callback = _unchecked
     waited_for, inside._q_send = inside._q_send, pump
     waited_for.send_nowait(Handle(_nothing, (), loop))  # the loop's own way goes on to its last callback
     return pump
+
+
+def _unchecked(callback: object, method: str) -> None:
+    """In the place of a look into a callback's code."""
 
 
 def _nothing() -> None:
