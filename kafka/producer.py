@@ -48,6 +48,7 @@ class KafkaProducer:
         outcome.update(await self.unwritable(batches))
         good = {tp: tuple(records) for tp, records in batches.items() if tp not in outcome}
         if not good:
+            await trio.lowlevel.checkpoint()
             return outcome
         try:
             client = await self._started()

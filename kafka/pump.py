@@ -207,7 +207,9 @@ class Pump:
         if timers:
             now = self._loop.time()
             while timers and (timers[0]._cancelled or timers[0]._when <= now):
-                self._ready.append(heapq.heappop(timers))
+                timer = heapq.heappop(timers)
+                if not timer._cancelled:
+                    self._ready.append(timer)
         return bool(self._ready)
 
     def _add_timer(self, handle: TimerHandle) -> None:
