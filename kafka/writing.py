@@ -52,7 +52,11 @@ class Write:
     def settle(self, outcome: ProduceResult | TransportError) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
-            self._settled()
+            settled, self._settled = (
+                self._settled,
+                _nothing,
+            )  # they know each other, and would wait for the garbage collector
+            settled()
 
     def index(self, records: Sequence[ProducerRecord]) -> int | None:
         """Where these begin among ours, if they are the same records again: all, or the last of them, and perhaps more.
@@ -65,6 +69,10 @@ class Write:
         ):
             return None
         return start
+
+
+def _nothing() -> None:
+    """For a write that is settled."""
 
 
 class Writes:
