@@ -10,16 +10,19 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
 from ..channels.asyncio_hint import explained
-from ..channels.event import Event
+from ..channels.errors import BufferFull
+from ..channels.event import Event, Request
 from ..channels.hand import Hand, current_hand
 from ..channels.message import Message
 from ..channels.stream import Stream
 from ..channels.subscription import Subscription
+from ..channels.topic import Topic
+from ..models import NotReady
 from ..supervision import ChildHandle, current_child, trap_stop
 from .agent import Agent
 from .errors import YieldInsideNursery
@@ -50,7 +53,9 @@ class Actor(Asker):
         self._handle: ChildHandle | None = None
         self.task: trio.lowlevel.Task | None = None  # while it plays
         self._begun = self._interrupted = False
+        self.ended = False  # it has returned, and is not started again by itself
         self._scope: trio.CancelScope | None = None
+        self._before_sinks = trio.CancelScope()
         self._stuck: Exception | None = None
         self._hand = Hand(
             owner=self,
@@ -73,23 +78,17 @@ class Actor(Asker):
         return self._hand
 
     def _prepare(self, event: Event[Any]) -> None:
-        agent = self._agent
-        event.request = AgentRequest.find(
-            self._agent_run.run,
-            agent.name,
-            event.headers,
-            answers_itself=agent.answers,
-            answer_type=agent.answer_type,
-        )
+        event.request = AgentRequest.find(self._agent_run.run, self._agent, event.headers)
 
     def _refuse(self, message: Message, error: Exception) -> None:
         """A request that cannot be decoded is answered with the failure."""
-        request = AgentRequest.find(self._agent_run.run, self._agent.name, message.headers, answers_itself=True)
+        request = AgentRequest.find(self._agent_run.run, self._agent, message.headers)
         if request is not None:
             request.failed(error, Event(None, None, message.headers, message))
 
     def _stop(self) -> None:
         """Asked to stop, alone (a sibling's restart) or with everything; then what no log has is still processed."""
+        self._before_sinks.cancel()
         self._hand.stop(drain=self._ends_with_run)
 
     @property
@@ -126,12 +125,23 @@ class Actor(Asker):
 
     async def play(self) -> None:
         """One incarnation: run the agent's function over the stream."""
-        trap_stop(self._stop)
+        self._before_sinks = trio.CancelScope()
+        stop = trap_stop(self._stop)
         hand = self._hand
         current_hand.set(hand)
         this = self._handle = current_child()
         self._agent_run.begun(this)
+        if self._agent_run.cancelled:  # and what it stands under has been restarted since
+            await stop.wait()
+            return
+        with self._before_sinks:
+            await self._agent_run.wait_for_sinks()
+        if self._before_sinks.cancelled_caught:
+            return
         self.incarnation += 1
+        if self.ended:
+            self.ended = False
+            self._agent_run.revived()
         self.task = trio.lowlevel.current_task()
         failure: Exception | None = None
         self._interrupted = False
@@ -147,6 +157,9 @@ class Actor(Asker):
                         failure = explained(error)
                     else:
                         hand.finish()
+                        if this.spec.restart != "permanent" and this.state != "stopping":
+                            self.ended = True
+                            self._agent_run.actor_ended()
                         return
                 failure = failure or self._stuck
                 if failure is not None:
@@ -187,18 +200,65 @@ class Actor(Asker):
                 return
             failed = None
             if len(task.child_nurseries) > nurseries:
-                raise YieldInsideNursery(
-                    f"agent {self._agent.name} yielded inside a nursery of its own: leave `async with "
-                    "trio.open_nursery()` before each yield (PEP 789)"
-                )
+                await self._refuse_yield(answers)
             event = self._hand.asked
             try:
-                if event is not None and event.request is not None and event.request.answer(value, event):
-                    await event.request.wait_room()
+                if event is not None and (request := event.request) is not None:
+                    try:
+                        crowded = request.answer(value, event)
+                    except NotReady as pending:
+                        crowded = await self._answer_when_ready(request, value, event, pending)
+                    if crowded:
+                        await request.wait_room()
                 for sink in self._agent_run.sinks:
-                    await pour(sink, value, event)
+                    await self._pour(sink, value, event)
             except Exception as error:
                 failed = error
+
+    async def _answer_when_ready(self, request: Request, value: Any, event: Event[Any], pending: NotReady) -> bool:
+        """Answer, after what the codec has to fetch first."""
+        while True:
+            await self._agent_run.run.errands.run(pending)
+            try:
+                return request.answer(value, event)
+            except NotReady as another:
+                pending = another
+
+    async def _refuse_yield(self, answers: AsyncGenerator[Any, None]) -> NoReturn:
+        """The agent has yielded inside a nursery: raised there, which ends the nursery's tasks; closing it would not say why."""
+        hazard = (
+            f"agent {self._agent.name} yielded inside a nursery of its own: leave `async with "
+            "trio.open_nursery()` before each yield (PEP 789)"
+        )
+        try:
+            await answers.athrow(YieldInsideNursery(hazard))
+        except Exception as error:
+            raise YieldInsideNursery(hazard) from error
+        raise YieldInsideNursery(hazard)
+
+    async def _pour(self, sink: Any, value: Any, event: Event[Any] | None) -> None:
+        """
+        Raises:
+            BufferFull: only this agent can make room, and all of its actors wait for that.
+        """
+        channel = sink.channel if isinstance(sink, Agent) else sink
+        if channel is not self._agent.channel or isinstance(channel, Topic) or channel.is_foreign:
+            await pour(sink, value, event)
+            return
+        agent_run, key = self._agent_run, None if event is None else event.key
+        try:
+            sink.send_soon(value, key=key)
+        except BufferFull:
+            if agent_run.pouring + 1 >= self._agent.options.concurrency:
+                raise BufferFull(
+                    f"agent {self._agent.name} is its own sink, and its channel is full: all of its actors would wait for "
+                    f"room that only they can make; raise maxsize of {channel!r}, or let it read a topic"
+                ) from None
+            agent_run.pouring += 1
+            try:
+                await sink.send(value, key=key)
+            finally:
+                agent_run.pouring -= 1
 
     async def _failed(self, error: Exception) -> None:
         """The agent raised: its failure policy takes the event in hand, or those of all its streams; `on_error` is told."""
@@ -212,6 +272,8 @@ class Actor(Asker):
                     await result
             except Exception:
                 log.exception("on_error of agent %s raised", self._agent.name)
+        if self._agent.options.on_failure != "ack":  # letters go beyond the producer's bounds, but nobody runs ahead
+            await self._agent_run.run.producer.wait_room()
 
     def info(self) -> ActorInfo:
         """What it does now."""
@@ -222,7 +284,7 @@ class Actor(Asker):
             state = "starting"
         elif handle.state == "backoff" or handle.state == "stopping":
             state = handle.state
-        elif handle.state != "running":
+        elif handle.state != "running" or (self._agent_run.cancelled and not cursors):
             state = "stopped"
         elif cursors:
             state = "working"

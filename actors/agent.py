@@ -22,7 +22,7 @@ from .info import AgentInfo
 from .many import Items, Results, keyed
 from .options import AgentOptions, OnError
 from .parts import ReplyStream
-from .sinks import check_sink, check_sinks
+from .sinks import as_sink, check_sinks
 
 if TYPE_CHECKING:  # runs know agents
     from .agent_run import AgentRun
@@ -59,6 +59,7 @@ class Agent(Generic[T, R]):
         self.app = app
         self.fun = fun
         self.name = name
+        self.wire_name = name.encode()  # in requests
         self.channel = channel
         self.options = options
         self.help = help
@@ -71,7 +72,8 @@ class Agent(Generic[T, R]):
             )
         if options.isolated_partitions and not isinstance(channel, Topic):
             raise ImproperlyConfigured(
-                f"agent {name}: isolated_partitions=True needs a topic to read, and {channel!r} has no partitions"
+                f"agent {name}: isolated_partitions=True needs a topic to read, and {channel!r} has no partitions: read "
+                "app.topic(...), or leave isolated_partitions out; concurrency=n gives a channel several actors"
             )
 
     async def send(
@@ -94,7 +96,9 @@ class Agent(Generic[T, R]):
             ImproperlyConfigured: `reply_to` is no topic.
         """
         if reply_to is not None:
-            options["headers"] = forwarded(current_run(self.app), reply_to, correlation_id, options.get("headers"))
+            options["headers"] = forwarded(
+                current_run(self.app), self, reply_to, correlation_id, options.get("headers")
+            )
         return await self.channel.send(value, key=key, **options)
 
     def send_soon(
@@ -113,7 +117,9 @@ class Agent(Generic[T, R]):
             ImproperlyConfigured: `reply_to` is no topic.
         """
         if reply_to is not None:
-            options["headers"] = forwarded(current_run(self.app), reply_to, correlation_id, options.get("headers"))
+            options["headers"] = forwarded(
+                current_run(self.app), self, reply_to, correlation_id, options.get("headers")
+            )
         return self.channel.send_soon(value, key=key, **options)
 
     async def cast(
@@ -261,28 +267,13 @@ class Agent(Generic[T, R]):
                 agent yields nothing.
             AmbiguousRun: see `current_run`.
         """
-        checked = self.as_sink(check_sink(sink, self.name))
+        checked = as_sink(sink, self)
         try:
             here = self._here
         except AppNotRunning:
             self.sinks = (*self.sinks, checked)
         else:
             here.add_sink(checked)
-
-    def as_sink(self, sink: Any) -> Any:
-        """What a sink that is given stands for.
-
-        Raises:
-            ImproperlyConfigured: the agent yields nothing.
-        """
-        if not self.answers:
-            raise ImproperlyConfigured(
-                f"agent {self.name} yields nothing that could go to its sinks: make it an async generator"
-            )
-        if isinstance(sink, str):
-            topic: Topic[Any] = Topic(self.app, sink)
-            return topic
-        return sink
 
     def info(self) -> AgentInfo:
         """How it and its actors are in the current run, as frozen data.

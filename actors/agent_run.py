@@ -1,7 +1,6 @@
 """An agent in a run: its subscription, its actors, and what can be done with them.
 
-The actors stand under one supervisor. With isolated partitions there is one more child, which follows the assignment: it starts
-an actor for each partition that comes, and ends those whose partition does not come back.
+The actors stand under one supervisor. With isolated partitions they come and go with the assignment: see `actors.partitions`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import trio
 from ..channels.crew import Crew
 from ..channels.errors import AppNotRunning
 from ..channels.hand import current_hand
-from ..channels.partitioned import PartitionedSubscription
 from ..channels.runs import Run
 from ..channels.stacks import stack_of
 from ..channels.subscription import Subscription
@@ -27,7 +25,6 @@ from ..supervision import (
     SupervisorStopping,
     UnknownChild,
     child,
-    current_child,
     supervisor,
 )
 from .actor import Actor
@@ -35,8 +32,9 @@ from .agent import Agent
 from .errors import AgentError
 from .failure import Failures
 from .info import AgentInfo, AgentState
+from .partitions import IsolatedActors
 from .replies import Replies
-from .sinks import check_sink
+from .sinks import as_sink, await_sinks
 from .waiting import enroll
 
 __all__ = ["AgentRun"]
@@ -50,7 +48,7 @@ class AgentRun:
     Attributes:
         sinks: the declared ones, and those that were added in this run.
         cancelled: whether it was stopped for good.
-        started: set once its supervisor is up.
+        started: set once its supervisor is up, or it is known that it will not be.
     """
 
     def __init__(self, run: Run, agent: Agent[Any, Any]) -> None:
@@ -58,24 +56,22 @@ class AgentRun:
         self.agent = agent
         self.sinks: list[Any] = list(agent.sinks)
         self.cancelled = False
+        self.pouring = 0  # actors that wait for room in the channel that the agent reads itself
         options = agent.options
-        self.failures = Failures(
-            run, agent.name, options.on_failure, options.max_attempts, dead_letter=agent.channel.dead_letter
-        )
+        self.failures = Failures(run, agent, options.on_failure, options.max_attempts, backoff=options.strategy.backoff)
         self._supervisor: Supervisor | None = None
         self.started = trio.Event()
-        self._lock = trio.Lock()
-        self._wanted: frozenset[int] = frozenset()  # with isolated partitions: those that are ours
+        self._failure: Exception | None = None
+        self._sinks_are_there = not agent.sinks
+        self._looking_for_sinks = trio.Lock()
+        self.lock = trio.Lock()  # held by whoever starts or ends its actors
         self._actors: dict[int, Actor] = {}
-        self._changed = trio.Event()
         self.crew = Crew() if options.concurrency > 1 or options.isolated_partitions else None
-        self._partitions: PartitionedSubscription | None = None
+        self._isolated: IsolatedActors | None = None
         self.subscription: Subscription
         if options.isolated_partitions:
-            assert isinstance(agent.channel, Topic), "checked at declaration"
-            self.subscription = self._partitions = PartitionedSubscription(
-                run, agent.channel, agent.name, on_assigned=self._assigned
-            )
+            self._isolated = IsolatedActors(self, self._actors)
+            self.subscription = self._isolated.subscription
         else:
             self.subscription = agent.channel.subscribe(run, agent.name, shared=options.concurrency > 1)
             for index in range(options.concurrency):
@@ -90,7 +86,15 @@ class AgentRun:
         """
         found: AgentRun | None = run.found(("actors", agent))
         if found is None:
-            raise AppNotRunning(f"agent {agent.name} is none of those of {run!r}: it was declared on another one")
+            if Replies.of(run).is_client:
+                raise AppNotRunning(
+                    f"agent {agent.name} does not run in this client, which can only send to it and ask it: look at the "
+                    "workers with `famulus tree`, or call this in the app itself"
+                )
+            raise AppNotRunning(
+                f"agent {agent.name} is none of those of {run!r}: it was declared on another run, or on the App after this "
+                "one began, which `@running.agent(...)` is for"
+            )
         return found
 
     @property
@@ -101,22 +105,46 @@ class AgentRun:
     def spec(self) -> SupervisorSpec:
         """The agent's supervisor with its actors. They are started once the subscription is."""
         options = self.agent.options
-        if self._partitions is None:
+        if self._isolated is None:
             children = [child(actor.play, name=actor.name, shutdown=options.drain) for actor in self.actors]
         else:
-            children = [child(self._follow, name=f"{self.agent.name}[assignment]", shutdown=options.drain)]
+            children = [child(self._isolated.follow, name=f"{self.agent.name}[assignment]", shutdown=options.drain)]
         return supervisor(options.strategy, *children, name=self.agent.name, stop="together")
+
+    async def wait_for_sinks(self) -> None:
+        """Wait until the broker has the topics that are its sinks. The first of its actors does, and says so."""
+        if not self._sinks_are_there:
+            async with self._looking_for_sinks:
+                if not self._sinks_are_there:
+                    await await_sinks(self.run, self.agent)
+                    self._sinks_are_there = True
 
     def begun(self, handle: ChildHandle) -> None:
         """One of its children runs, and so its supervisor does."""
         self._supervisor = handle.parent
+
+    def not_started(self, error: Exception) -> None:
+        """It cannot be started in this run."""
+        self._failure = error
+        self.started.set()
+        Replies.of(self.run).fail(self.agent.name, error)
+
+    def actor_ended(self) -> None:
+        """One of its actors has returned for good. With the last one, nobody here answers any more."""
+        if all(actor.ended for actor in self._actors.values()):
+            error = AgentError(self.agent.name, "it has returned, and is not started again by itself")
+            Replies.of(self.run).fail(self.agent.name, error, for_good=not isinstance(self.agent.channel, Topic))
+
+    def revived(self) -> None:
+        """An actor that had returned for good has been started again."""
+        Replies.of(self.run).revive(self.agent.name)
 
     # -- being ready -----------------------------------------------------------------------------------------
 
     @property
     def isolated(self) -> bool:
         """Whether its actors come with the assignment."""
-        return self._partitions is not None
+        return self._isolated is not None
 
     @property
     def reached(self) -> bool:
@@ -128,62 +156,11 @@ class AgentRun:
         for actor in self.actors:
             await actor.reached.wait()
 
-    # -- isolated partitions ---------------------------------------------------------------------------------
-
-    def _assigned(self, partitions: frozenset[int]) -> None:
-        """These are ours now. Actors of those that come back keep their place."""
-        self._wanted = partitions
-        assert self._partitions is not None, "it calls this"
-        for number in sorted(partitions - self._actors.keys()):
-            stream = self._partitions.partition(number)
-            self._actors[number] = Actor(self, number, stream, stream.name)
-        self._changed.set()
-
-    async def _follow(self) -> None:
-        """Have an actor for each partition that is ours, and no others."""
-        this = current_child()
-        self.begun(this)
-        while True:
-            self._changed = trio.Event()
-            async with self._lock:
-                if not self.cancelled:
-                    await self._settle(this)
-            await self._changed.wait()
-
-    async def _settle(self, this: ChildHandle) -> None:
-        spec, children = this.spec, this.parent.children
-        for number in sorted(self._wanted):
-            actor = self._actors.get(number)
-            if actor is not None and actor.name not in children:
-                actor_spec = child(actor.play, name=actor.name, restart=spec.restart, shutdown=spec.shutdown)
-                try:
-                    await this.parent.start(actor_spec)
-                except SupervisorStopping:
-                    return
-        async with trio.open_nursery() as nursery:
-            for number, actor in [*self._actors.items()]:
-                if number not in self._wanted:
-                    nursery.start_soon(self._end, number, actor, this.parent)
-
-    async def _end(self, number: int, actor: Actor, supervisor: Supervisor) -> None:
-        """A partition is gone: end its actor, which had its time for the event in hand when the partition was revoked."""
-        handle = supervisor.children.get(actor.name)
-        if handle is not None:
-            await handle.terminate()
-            await supervisor.delete(actor.name)
-        if number in self._wanted:  # it has come back meanwhile, and goes on where it was
-            self._changed.set()
-            return
-        actor.leave()
-        del self._actors[number]
-        assert self._partitions is not None, "else nobody would be here"
-        self._partitions.let_go(number)
-
     # -- what users do with it -------------------------------------------------------------------------------
 
     def add_sink(self, sink: Any) -> None:
         """See `Agent.add_sink`."""
-        self.sinks.append(self.agent.as_sink(check_sink(sink, self.agent.name)))
+        self.sinks.append(as_sink(sink, self.agent))
 
     async def cancel(self) -> None:
         """See `Agent.cancel`."""
@@ -191,9 +168,14 @@ class AgentRun:
 
     async def restart(self) -> None:
         """See `Agent.restart`."""
+        self._check_restartable()
+        await self._carry_out("restart", self._restart)
+
+    def _check_restartable(self) -> None:
         if self.cancelled:
             raise AgentError(self.agent.name, "it was cancelled, which is for the rest of the run")
-        await self._carry_out("restart", self._restart)
+        if self._failure is not None:
+            raise AgentError(self.agent.name, f"it could not be started: {self._failure}") from self._failure
 
     async def _carry_out(self, verb: str, work: Callable[[], Awaitable[None]]) -> None:
         """Have it done by a task of the run, so that cancelling the call ends the wait only."""
@@ -209,7 +191,7 @@ class AgentRun:
         async def carry_out() -> None:
             nonlocal finished
             try:
-                async with self._lock:
+                async with self.lock:
                     await work()
                 finished = True
             except Exception as error:
@@ -238,10 +220,10 @@ class AgentRun:
         self.cancelled = True
         log.info("agent %s was cancelled, for the rest of the run", self.agent.name)
         await self.started.wait()
-        assert self._supervisor is not None, "it has started"
-        handle = self._supervisor.handle
-        assert handle is not None, "an agent's supervisor is nobody's root"
-        await handle.terminate()
+        if self._supervisor is not None:
+            handle = self._supervisor.handle
+            assert handle is not None, "an agent's supervisor is nobody's root"
+            await handle.terminate()
         error = AgentError(self.agent.name, "it was cancelled before it answered")
         # Workers elsewhere may read the same topic, and answer what is asked from now on.
         Replies.of(self.run).fail(self.agent.name, error, for_good=not isinstance(self.agent.channel, Topic))
@@ -251,6 +233,7 @@ class AgentRun:
 
     async def _restart(self) -> None:
         await self.started.wait()
+        self._check_restartable()
         assert self._supervisor is not None, "it has started"
         children = self._supervisor.children
         handles = [children[actor.name] for actor in self.actors if actor.name in children]
@@ -270,7 +253,7 @@ class AgentRun:
         if self.cancelled:
             return "cancelled"
         if self._supervisor is None:
-            return "starting"
+            return "starting" if self._failure is None else "stopped"
         states: dict[str, AgentState] = {"starting": "starting", "running": "running", "stopping": "stopping"}
         state = states.get(self._supervisor.state, "stopped")
         return "starting" if state == "running" and not self.reached else state
@@ -286,7 +269,7 @@ class AgentRun:
             state=self._state,
             concurrency=self.agent.options.concurrency,
             actors=tuple(actor.info() for actor in self.actors),
-            partitions=self._wanted if self.isolated else None,
+            partitions=None if self._isolated is None else self._isolated.wanted,
             buffered=subscription.buffered,
             taken=None if delivered is None else delivered - subscription.buffered,
             failed=failures.failed,

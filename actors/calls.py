@@ -6,7 +6,7 @@ No call starts a task. What waits for an answer is a slot in the run's `Replies`
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import trio
 
@@ -19,7 +19,7 @@ from ..channels.runs import Run
 from ..channels.topic import Topic
 from ..models import NotReady
 from .errors import AgentError
-from .replies import Replies
+from .replies import Replies, check_correlation_id
 from .slots import AskSlot, PromiseSlot, ReplySlot
 from .waiting import asking, begin_wait
 from .wire import Mode, request_headers
@@ -33,6 +33,12 @@ R = TypeVar("R")
 
 ReplyTo: TypeAlias = "Agent[Any, Any] | Channel[Any] | str"
 """Where answers are sent instead of to the caller: an agent that reads a topic, a topic, or a topic's name."""
+
+_NO_OPTIONS: Final = {
+    "timeout": "deadlines are the caller's, write `with trio.fail_after(seconds):` around the call",
+    "reply_to": "an answer comes to the caller; `await agent.send(value, reply_to=topic)` has it sent elsewhere",
+}
+"""What callers expect to give, and what to do instead."""
 
 
 async def send_request(
@@ -59,6 +65,9 @@ async def send_request(
                 request.slot, request.replies = slot, replies
                 await channel.submit(run, request)
                 return
+    for name, instead in _NO_OPTIONS.items():
+        if name in options:
+            raise TypeError(f"agent {slot.agent.name} was asked with {name}=...: {instead}")
     given = options.get("headers")
     options["headers"] = (*as_headers(given), *headers) if given else headers
     if isinstance(channel, Topic):
@@ -120,11 +129,13 @@ async def ask(
                 await agent.channel.hand_out(run, event)
         if not slot.settled:
             await slot.arrival()
+    except BaseException:
+        replies.untaken(slot)
+        raise
+    else:
         answer: R = slot.result()
         return answer
     finally:
-        if not slot.settled:
-            replies.forget(slot)
         if asker is not None:
             asker.waits_for = None
 
@@ -205,12 +216,12 @@ async def ask_nowait(
     try:
         await send_request(run, slot, replies, value, key, options)
     except BaseException:
-        replies.forget(slot)
+        replies.untaken(slot)
         raise
     return promise
 
 
-def forwarded(run: Run, reply_to: Any, correlation_id: str | None, given: Any) -> Headers:
+def forwarded(run: Run, agent: Agent[Any, Any], reply_to: Any, correlation_id: str | None, given: Any) -> Headers:
     """The headers of a request whose answers go to a topic of the user's.
 
     Raises:
@@ -226,5 +237,5 @@ def forwarded(run: Run, reply_to: Any, correlation_id: str | None, given: Any) -
         raise ImproperlyConfigured(
             f"reply_to={reply_to!r}: expected a topic, its name, or an agent that reads one; this is {what}"
         )
-    identity = Replies.of(run).new_id() if correlation_id is None else correlation_id
-    return (*as_headers(given), *request_headers(name.encode(), identity.encode(), "values"))
+    identity = Replies.of(run).new_id() if correlation_id is None else check_correlation_id(correlation_id)
+    return (*as_headers(given), *request_headers(agent.wire_name, name.encode(), identity.encode(), "values"))

@@ -10,8 +10,11 @@ __all__ = ["AgentError", "AskDeadlock", "YieldInsideNursery"]
 class AgentError(FamulusError):
     """An agent did not answer a request: it failed on it, gave none, or ended. Raised at whoever asked.
 
+    Its text is one line. Where it is shown with its traceback, that of the agent stands below, as a note.
+
     Attributes:
         agent: its name.
+        reason: why there is no answer. Where agents have asked agents, it goes down to the one that failed first.
         remote_type: the qualified name of what the agent raised, or "" when it raised nothing.
         remote_message: the text of that.
         remote_traceback: the traceback as text, since the failure happened in another task or process.
@@ -26,10 +29,11 @@ class AgentError(FamulusError):
         self.remote_type = remote_type
         self.remote_message = remote_message
         self.remote_traceback = remote_traceback
+        if remote_traceback:
+            self.add_note(f"\nThe traceback of agent {agent}:\n{remote_traceback.rstrip()}\n")
 
     def __str__(self) -> str:
-        text = f"agent {self.agent}: {self.reason}"
-        return f"{text}\n\n{self.remote_traceback}" if self.remote_traceback else text
+        return f"agent {self.agent}: {self.reason}"
 
 
 class AskDeadlock(FamulusError, RuntimeError):

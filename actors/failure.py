@@ -6,14 +6,19 @@ Each policy takes over one hold on the event's message, and gives it up only whe
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, get_args
+import random
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..channels.dead_letters import bury, error_facts, error_text
 from ..channels.event import Event
 from ..channels.letters import is_dead_letter
 from ..channels.runs import Run
 from ..models import value_serde
+from ..supervision import Backoff
 from .requests import AgentRequest
+
+if TYPE_CHECKING:
+    from .agent import Agent
 
 __all__ = ["FAILURE_POLICIES", "Failures", "OnFailure"]
 
@@ -31,31 +36,31 @@ class Failures:
 
     Args:
         max_attempts: with "retry": deliveries of one event, after which it goes to the dead-letter topic.
-        dead_letter: name of that topic, where it is not ``<topic>.dead-letter``.
+        backoff: how long an event waits that is delivered again though its actor has not crashed.
 
     Attributes:
         failed, retried, dead_lettered: how many events of this agent; a retried one each time.
     """
 
     def __init__(
-        self, run: Run, agent: str, policy: OnFailure, max_attempts: int, *, dead_letter: str | None = None
+        self, run: Run, agent: Agent[Any, Any], policy: OnFailure, max_attempts: int, *, backoff: Backoff
     ) -> None:
         self._run = run
         self._agent = agent
         self._policy = policy
         self._max_attempts = max_attempts
-        self._dead_letter = dead_letter
+        self._backoff = backoff
         self.failed = self.retried = self.dead_lettered = 0
 
     def __call__(self, event: Event[Any], error: BaseException) -> None:
         """An output of the event was not delivered."""
-        self._decide(event, error, with_traceback=True)
+        self._decide(event, error, crashed=False)
 
     def crashed(self, event: Event[Any], error: BaseException) -> None:
-        """Its actor raised; the actor's supervisor logs the traceback."""
-        self._decide(event, error, with_traceback=False)
+        """Its actor raised; the actor's supervisor logs the traceback, and has it wait."""
+        self._decide(event, error, crashed=True)
 
-    def _decide(self, event: Event[Any], error: BaseException, *, with_traceback: bool) -> None:
+    def _decide(self, event: Event[Any], error: BaseException, *, crashed: bool) -> None:
         self._run.counters.events_failed += 1
         self.failed += 1
         event.failure = _DECIDED
@@ -63,19 +68,20 @@ class Failures:
         again = self._again(event)
         log.error(
             "agent %s failed on %s, attempt %d: %s; %s",
-            self._agent,
+            self._agent.name,
             where,
             event.attempt,
-            error_text(error),
+            error_text(error) or type(error).__name__,
             "it will be delivered again" if again else self._end(event),
-            exc_info=error if with_traceback else None,
+            exc_info=None if crashed else error,
         )
         if again and event.cursor is not None:
             self._run.counters.events_retried += 1
             self.retried += 1
-            event.cursor.deliver_again(event.again())
+            pause = 0.0 if crashed else self._backoff.delay(event.attempt - 1, random.random())
+            event.cursor.deliver_again(event.again(), after=pause)
             return
-        request = event.request or AgentRequest.find(self._run, self._agent, event.headers, answers_itself=True)
+        request = event.request or AgentRequest.find(self._run, self._agent, event.headers)
         if isinstance(request, AgentRequest):
             request.failed(error, event)
         if self._policy == "ack":
@@ -106,13 +112,21 @@ class Failures:
             self.dead_lettered += 1
         payload = message.value
         if message.offset < 0:
-            try:
-                payload = value_serde(None).dumps(event.value)
-            except ValueError:
-                payload = repr(event.value).encode()
+            payload = _plain(event.value)
         facts = {
             **error_facts(message, error),
-            "agent": self._agent,
+            "agent": self._agent.name,
             "attempts": str(event.attempt),
         }
-        bury(self._run, message, facts, value=payload, topic=self._dead_letter)
+        bury(self._run, message, facts, value=payload, topic=self._agent.channel.dead_letter)
+
+
+def _plain(value: Any) -> bytes | None:
+    """What stands for a value that no log has, whatever it is: as JSON, else as its `repr`."""
+    try:
+        return value_serde(None).dumps(value)
+    except Exception:
+        try:
+            return repr(value).encode(errors="backslashreplace")
+        except Exception as trouble:
+            return f"<{type(value).__qualname__}: its __repr__ raised {type(trouble).__name__}>".encode()

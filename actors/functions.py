@@ -11,12 +11,12 @@ import inspect
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any, ForwardRef, get_args, get_origin
+from typing import Any, ForwardRef, TypeVar, get_args, get_origin
 
 from ..channels.errors import ImproperlyConfigured
 from ..channels.stream import Stream
 
-__all__ = ["agent_name", "answer_type", "answers", "stream_value_type"]
+__all__ = ["agent_name", "answer_type", "answers", "needs_scope", "stream_value_type"]
 
 
 def answers(fun: Any, name: str) -> bool:
@@ -37,7 +37,7 @@ def answers(fun: Any, name: str) -> bool:
         if inspect.iscoroutinefunction(candidate):
             return False
     raise ImproperlyConfigured(
-        f"agent {name}: expected an async function or async generator function over a stream, got {fun!r}"
+        f"agent {name}: expected an async function or async generator function over a stream, got {fun!r}: write `async def`"
     )
 
 
@@ -77,6 +77,8 @@ def stream_value_type(fun: Callable[..., Any], *, agent: str, scope: Mapping[str
         found = _evaluated(found.__forward_arg__, function, scope or {}, agent)
     elif isinstance(found, str):
         found = _evaluated(found, function, scope or {}, agent)
+    while isinstance(found, TypeVar):  # of a generic function: what it is bound to is all that is known
+        found = found.__bound__
     return None if found is Any or found is object else found
 
 
@@ -94,8 +96,18 @@ def answer_type(fun: Callable[..., Any], scope: Mapping[str, Any]) -> Any:
     except ImproperlyConfigured:  # what answers are is needed only between processes, where Any does too
         return Any
     if get_origin(annotation) in (AsyncIterator, AsyncGenerator, AsyncIterable):
-        return get_args(annotation)[0]
+        found = get_args(annotation)[0]
+        return Any if isinstance(found, TypeVar) else found
     return Any
+
+
+def needs_scope(fun: Any) -> bool:
+    """Whether an annotation of it is a string, or has one in it. A frame that is asked for its names keeps what they mean."""
+    signature = _signature(fun)
+    if signature is None:
+        return False
+    annotations = [*(each.annotation for each in signature.parameters.values()), signature.return_annotation]
+    return any(isinstance(part, str | ForwardRef) for each in annotations for part in (each, *get_args(each)))
 
 
 def _evaluated(annotation: str, function: Any, scope: Mapping[str, Any], agent: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -45,7 +45,7 @@ class Gathering:
 
     def arrived(self, index: int, value: Any, error: Exception | None) -> None:
         """For the slots: an answer is there."""
-        del self.open[index]
+        self.open.pop(index, None)
         self.answers.append((index, value, error))
         if self._task is not None:
             reschedule(self._task)
@@ -154,12 +154,19 @@ class Results(AsyncIterator[R], Generic[R]):
                 self._exhausted = True
                 return
             self._item = pair
-        key, value = pair
+        try:
+            key, value = pair
+        except (TypeError, ValueError):
+            raise TypeError(f"{pair!r}: expected a pair, (key, value)") from None
         number = self._next
         gathering = self._gathering
-        slot = self._replies.open(
-            self.agent, lambda agent, identity: MemberSlot(agent, identity, gathering, number), None
-        )
+        try:
+            slot = self._replies.open(
+                self.agent, lambda agent, identity: MemberSlot(agent, identity, gathering, number), None
+            )
+        except Exception:  # refused: that is the result for this value
+            self._give_up(number)
+            raise
         gathering.open[number] = slot
         try:
             await send_request(self._run, slot, self._replies, value, key, cast(SendOptions, {**self._options}))
@@ -167,8 +174,13 @@ class Results(AsyncIterator[R], Generic[R]):
             unanswered = gathering.open.pop(number, None) is not None
             self._replies.forget(slot)
             if not (unanswered and isinstance(error, trio.Cancelled)):  # else it is sent when this is iterated again
-                self._next, self._item = number + 1, None
+                self._give_up(number)
             raise
+        self._next, self._item = number + 1, None
+
+    def _give_up(self, number: int) -> None:
+        """What is raised now is the result for this value."""
+        self.index = number
         self._next, self._item = number + 1, None
 
     async def aclose(self) -> None:
@@ -179,7 +191,7 @@ class Results(AsyncIterator[R], Generic[R]):
     def _leave(self) -> None:
         self._exhausted = True
         gathering = self._gathering
-        for slot in gathering.open.values():
+        for slot in list(gathering.open.values()):
             self._replies.forget(slot)
         gathering.open.clear()
         gathering.answers.clear()
@@ -221,6 +233,8 @@ class Results(AsyncIterator[R], Generic[R]):
 
 def _iterators(items: Items) -> tuple[Any, Any]:
     """The one iterator or the other."""
+    if isinstance(items, Mapping):
+        raise TypeError("expected pairs of key and value, and this is a mapping: give its items()")
     if isinstance(items, AsyncIterable):
         return None, aiter(items)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -38,7 +39,7 @@ class AgentOptions:
         supervisor_strategy: over the actors, class or instance.
         backoff: how long an actor that has raised waits before it is started again, and so the event that it is to have
             again: seconds for the first time, doubled with each further one up to 30 s, or a `Backoff`. By default the
-            strategy's, which is 0.1 s at first.
+            strategy's, which is 0.1 s at first. An event whose output was not delivered waits as long, by its attempt.
         on_error: called with the agent and what it raised; it may be async.
         sinks: where answers go as well: agents, channels, topics, functions of one value, plain or async.
         drain: seconds that the event in hand may take when the agent is stopped.
@@ -67,7 +68,7 @@ class AgentOptions:
         if self.on_failure not in FAILURE_POLICIES:
             expected = " or ".join(repr(policy) for policy in FAILURE_POLICIES)
             raise ImproperlyConfigured(f"agent on_failure={self.on_failure!r}: expected {expected}")
-        if self.on_error is not None and not callable(self.on_error):
+        if self.on_error is not None and not _takes_two(self.on_error):
             raise ImproperlyConfigured(
                 f"agent on_error={self.on_error!r}: expected a function of the agent and the error, plain or async"
             )
@@ -99,6 +100,18 @@ class AgentOptions:
             return attrs.evolve(strategy, backoff=backoff)
         except ValueError as error:
             raise ImproperlyConfigured(f"agent backoff={self.backoff!r}: {error}") from None
+
+
+def _takes_two(fun: Any) -> bool:
+    if not callable(fun):
+        return False
+    try:
+        inspect.signature(fun).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # written in C: it does not tell
+        pass
+    return True
 
 
 def _backoff(given: Backoff | float | timedelta) -> Backoff:

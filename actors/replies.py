@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
+from ..channels.dead_letters import error_text
 from ..channels.errors import AppNotRunning, ImproperlyConfigured
 from ..channels.message import Headers, Message
 from ..channels.runs import Run
 from ..channels.topic import Topic
-from ..models import Serde, value_serde
+from ..models import NotReady, Serde, value_serde
 from .errors import AgentError
-from .slots import ReplySlot, StreamSlot
+from .slots import AskSlot, PromiseSlot, ReplySlot, StreamSlot
 from .wire import Mode, Reply, decode_failure, failure_of, parse_reply, request_headers
 
 if TYPE_CHECKING:
     from .agent import Agent
 
-__all__ = ["Replies", "answer_serde", "replies_at"]
+__all__ = ["Replies", "answer_serde", "check_correlation_id", "replies_at"]
 
 log = logging.getLogger("famulus.replies")
 
@@ -52,7 +53,10 @@ class Replies:
         self.tag: Final = uuid.uuid4().hex
         instance = run.options.consumer_group_instance_id
         lasting = f"client-{instance}" if is_client else instance
-        self.address: Final = f"{prefix}{lasting if instance else self.tag}".encode()
+        address = f"{prefix}{lasting if instance else self.tag}".encode()
+        if address in _by_address:  # two runs here with one instance id: each has its own answers
+            address = f"{prefix}{self.tag}".encode()
+        self.address: Final = address
         self.wanted = trio.Event()
         self.ready = trio.Event()
         self.refusal: Exception | None = None
@@ -81,7 +85,7 @@ class Replies:
         Raises:
             AppNotRunning: the run is over.
             AgentError: the agent could not be started, or cannot be reached from a client.
-            ValueError: a request with this id waits already.
+            ValueError: a request with this id waits already, or it is no id.
         """
         if self.run.closed:
             raise AppNotRunning(f"app {self.run.app.id!r} has stopped")
@@ -91,7 +95,7 @@ class Replies:
             raise AgentError(
                 agent.name, f"it reads channel {agent.channel.name}, which is inside its worker: give it a topic"
             )
-        identity = (self.new_id() if correlation_id is None else correlation_id).encode()
+        identity = (self.new_id() if correlation_id is None else check_correlation_id(correlation_id)).encode()
         if identity in self._slots:
             raise ValueError(f"correlation_id={correlation_id!r}: a request with this id waits for its answer already")
         slot = make(agent, identity)
@@ -115,8 +119,16 @@ class Replies:
             raise AgentError(agent.name, f"its answer could not be received here: {self.refusal}")
 
     def forget(self, slot: ReplySlot) -> None:
-        """The caller has its answer, or has left."""
-        self._slots.pop(slot.correlation_id, None)
+        """The caller has its answer, or has left. Another one may have asked under the same id since."""
+        if self._slots.get(slot.correlation_id) is slot:
+            del self._slots[slot.correlation_id]
+
+    def untaken(self, slot: AskSlot | PromiseSlot) -> None:
+        """The caller leaves while it still sends: an answer to an earlier request of the same id may have come meanwhile."""
+        if slot.settled:
+            self.run.counters.replies_dropped += 1
+        else:
+            self.forget(slot)
 
     def leave(self, slot: StreamSlot) -> None:
         """The caller wants no more parts."""
@@ -125,7 +137,7 @@ class Replies:
 
     def headers(self, slot: ReplySlot, mode: Mode) -> Headers:
         """What the request carries."""
-        return request_headers(self.address, slot.correlation_id, mode)
+        return request_headers(slot.agent.wire_name, self.address, slot.correlation_id, mode)
 
     def waits_for(self, slot: ReplySlot) -> bool:
         """Whether the answer has not come yet."""
@@ -155,8 +167,9 @@ class Replies:
 
     def end(self, correlation_id: bytes, count: int) -> None:
         """All parts of an answer have come."""
-        slot = self._slots.pop(correlation_id, None)
-        if isinstance(slot, StreamSlot):
+        slot = self._slots.get(correlation_id)
+        if isinstance(slot, StreamSlot):  # else it is that of an earlier request under the same id
+            self.forget(slot)
             slot.end(count)
         else:
             self.run.counters.replies_dropped += 1
@@ -190,7 +203,11 @@ class Replies:
     # -- answers, from other processes -------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
-        """A message of the reply topic."""
+        """A message of the reply topic.
+
+        Raises:
+            NotReady: the codec has something to fetch first. Nothing is done then.
+        """
         reply = parse_reply(message.headers)
         slot = None if reply is None else self._slots.get(reply.correlation_id)
         if reply is None or slot is None:
@@ -198,9 +215,16 @@ class Replies:
             return
         try:
             self._take(slot, reply, message)
+        except NotReady:
+            raise
         except Exception as error:
+            self.undecodable(slot, error)
+
+    def undecodable(self, slot: ReplySlot, error: Exception) -> None:
+        """An answer came, and cannot be had."""
+        if self.waits_for(slot):
             self.forget(slot)
-            slot.failure(AgentError(slot.agent.name, f"its answer cannot be decoded: {error}"))
+            slot.failure(AgentError(slot.agent.name, f"its answer cannot be decoded: {error_text(error)}"))
 
     def _take(self, slot: ReplySlot, reply: Reply, message: Message) -> None:
         identity = reply.correlation_id
@@ -240,6 +264,10 @@ class Replies:
             self.forget(slot)
             slot.failure(failure_of(agent, error))
 
+    def revive(self, agent: str) -> None:
+        """An agent that had ended has been started again."""
+        self._failed.pop(agent, None)
+
     def close(self) -> None:
         """The run ends: nobody waits for ever."""
         if _by_address.get(self.address) is self:
@@ -270,6 +298,16 @@ _by_address: dict[bytes, Replies] = {}
 def replies_at(address: bytes) -> Replies | None:
     """The run of this process that has a reply address, if there is one."""
     return _by_address.get(address)
+
+
+def check_correlation_id(given: Any) -> str:
+    """
+    Raises:
+        ValueError: it is no text.
+    """
+    if not isinstance(given, str) or not given:
+        raise ValueError(f"correlation_id={given!r}: expected text that names the request, or None to have an id made")
+    return given
 
 
 def answer_serde(run: Run, tp: Any) -> Serde[Any]:

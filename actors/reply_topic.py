@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 
 import trio
 
-from ..channels.errors import TransportError, UnknownTopic
-from ..channels.message import TP
+from ..channels.errors import BufferFull, TopicMismatch, TransportError, UnknownTopic
+from ..channels.message import TP, Message
 from ..channels.provisioning import create_unless_there
 from ..channels.retry import Retry
 from ..channels.runs import Run
 from ..channels.transport import StartOffset, TopicSpec
+from ..models import NotReady
 from ..supervision import trap_stop
 from .replies import Replies
+from .wire import parse_reply
 
 __all__ = ["ReplyReader"]
 
@@ -35,6 +38,7 @@ class ReplyReader:
         self._tp = TP(self._replies.address.decode(), 0)
         self._position: int | None = None
         self._made = False
+        self._late: dict[bytes, deque[Message]] = {}  # by their request, in order: what waits for a schema
         self._scope = trio.CancelScope()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -46,19 +50,20 @@ class ReplyReader:
             if self._run.options.reply_create_topic:
                 self._replies.wanted.set()
             await self._replies.wanted.wait()
-            await self._read()
+            async with trio.open_nursery() as nursery:
+                for correlation_id in self._late:  # of a reader that has crashed
+                    nursery.start_soon(self._receive_late, correlation_id)
+                await self._read(nursery)
         if self._made:
             await self._delete()
 
-    async def _read(self) -> None:
+    async def _read(self, nursery: trio.Nursery) -> None:
         run, tp = self._run, self._tp
-        retry = Retry(f"reading answers from {tp.topic}", run.options, log, patient_with=(UnknownTopic,))
+        retry = Retry(f"reading answers from {tp.topic}", run.options, log, patient_with=(TransportError,))
         while True:
             try:
                 if self._position is None:
-                    self._made = True
-                    if await create_unless_there(run.transport, self._spec):
-                        log.info("created topic %s", tp.topic)
+                    await self._provide()
                 start: Mapping[TP, StartOffset] = {tp: "latest" if self._position is None else self._position}
                 async with run.transport.open_reader(start) as reader:
                     self._position = reader.position(tp)
@@ -67,7 +72,7 @@ class ReplyReader:
                     while True:
                         for batch in await reader.fetch(_AT_ONCE):
                             for message in batch.messages:
-                                self._replies.receive(message)
+                                self._receive(message, nursery)
                         self._position = reader.position(tp)
             except UnknownTopic as error:
                 self._position = None  # somebody has deleted it: it is made again
@@ -76,6 +81,74 @@ class ReplyReader:
                 if not error.retriable:
                     self._replies.refuse(error)
                 await retry.wait(error)
+
+    async def _provide(self) -> None:
+        """See that the topic is there, and keeps what is written to it."""
+        name, transport = self._tp.topic, self._run.transport
+        try:
+            self._made = True
+            if await create_unless_there(transport, self._spec):
+                log.info("created topic %s", name)
+                return
+        except TransportError as error:
+            if error.retriable:
+                raise
+            self._made = False
+            try:
+                await transport.partition_count(name)  # perhaps somebody has made it who may
+            except TransportError:
+                raise TransportError(
+                    f"{error}; topics that begin with {name.removesuffix(self._replies.tag)!r} have to be created, described, "
+                    "read and deleted by callers, and written by the agents: allow that, or set another reply_to_prefix"
+                ) from error
+        try:
+            found = await transport.describe_topic(name)
+        except TransportError as error:
+            if error.retriable:
+                raise
+            log.debug("the configuration of topic %s cannot be looked at: %s", name, error)
+            return
+        if "compact" in found.config.get("cleanup.policy", ""):
+            command = transport.command_to("configure", name, config={"cleanup.policy": "delete"})
+            raise TopicMismatch(f"topic {name!r} is compacted, and takes no answers, which have no keys: `{command}`")
+
+    def _receive(self, message: Message, nursery: trio.Nursery) -> None:
+        """Settle who waits for it; the parts of one answer in order."""
+        if self._late:
+            reply = parse_reply(message.headers)
+            waiting = None if reply is None else self._late.get(reply.correlation_id)
+            if waiting is not None:
+                waiting.append(message)
+                return
+        try:
+            self._replies.receive(message)
+        except NotReady:
+            reply = parse_reply(message.headers)
+            assert reply is not None, "else it would have been dropped"
+            self._late[reply.correlation_id] = deque([message])
+            nursery.start_soon(self._receive_late, reply.correlation_id)
+        except Exception:  # else it would come again and again
+            self._run.counters.replies_dropped += 1
+            log.exception("a message of topic %s is skipped, offset %d", message.topic, message.offset)
+
+    async def _receive_late(self, correlation_id: bytes) -> None:
+        """The same, after what the codec has to fetch first. Other callers do not wait for that."""
+        waiting = self._late[correlation_id]
+        most = self._run.options.reply_buffer_maxsize
+        while waiting:
+            try:
+                self._replies.receive(waiting[0])
+                waiting.popleft()
+            except NotReady as pending:
+                slot = self._replies.find(correlation_id)
+                assert slot is not None, "else nothing would have been decoded"
+                try:
+                    await self._run.errands.run(pending)
+                    if len(waiting) > most:
+                        raise BufferFull(f"{len(waiting)} parts of it waited for {pending.what}")
+                except Exception as error:
+                    self._replies.undecodable(slot, error)
+        del self._late[correlation_id]
 
     @property
     def _spec(self) -> TopicSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..channels.errors import AppNotRunning
 from ..channels.event import Event
@@ -14,6 +14,7 @@ from .outbox import Outbox, ReplyMessage
 from .replies import Replies, answer_serde, replies_at
 from .slots import StreamSlot
 from .wire import (
+    ASKED,
     CORRELATION_ID,
     REPLY_MODE,
     REPLY_TO,
@@ -24,9 +25,17 @@ from .wire import (
     reply_headers,
 )
 
+if TYPE_CHECKING:
+    from .agent import Agent
+
 __all__ = ["AgentRequest"]
 
 log = logging.getLogger("famulus.replies")
+
+_ANSWERED: Final = 1
+_SKIPPED: Final = 2  # the agent has given another answer, which was not wanted
+_INHERITED: Final = 4  # it was answered at an earlier attempt
+_LOST: Final = 8  # the answer did not get there, and nothing else that is yielded for this event is it
 
 _MODES: dict[bytes, Mode] = {b"parts": "parts", b"values": "values"}
 
@@ -41,50 +50,33 @@ class AgentRequest:
     __slots__ = (
         "_address",
         "_agent",
-        "_answer_type",
         "_answered",
-        "_answers_itself",
+        "_heir",
         "_mode",
         "_parts",
         "_run",
         "correlation_id",
     )
 
-    def __init__(
-        self,
-        run: Run,
-        agent: str,
-        address: bytes,
-        correlation_id: bytes,
-        mode: Mode,
-        *,
-        answers_itself: bool,
-        answer_type: Any,
-    ) -> None:
+    def __init__(self, run: Run, agent: Agent[Any, Any], address: bytes, correlation_id: bytes, mode: Mode) -> None:
         self._run = run
         self._agent = agent
         self._address = address
         self.correlation_id = correlation_id
         self._mode = mode
-        self._answers_itself = answers_itself
-        self._answer_type = answer_type
-        self._answered = False
+        self._answered = 0
+        self._heir: AgentRequest | None = None  # at a further attempt
         self._parts = 0
 
     @classmethod
-    def find(
-        cls, run: Run, agent: str, headers: Headers, *, answers_itself: bool, answer_type: Any = Any
-    ) -> AgentRequest | None:
-        """The request that a message is, by its headers, if somebody waits for its answer.
-
-        Args:
-            answers_itself: the agent yields answers; one that does not is answered None when it is done.
-            answer_type: what it yields.
-        """
-        address = correlation_id = None
+    def find(cls, run: Run, agent: Agent[Any, Any], headers: Headers) -> AgentRequest | None:
+        """The request that a message is to an agent, by its headers: if somebody waits for its answer, and for this agent's."""
+        asked = address = correlation_id = None
         mode: Mode = "first"
         for name, value in headers:
-            if name == REPLY_TO:
+            if name == ASKED:
+                asked = value
+            elif name == REPLY_TO:
                 address = value
             elif name == CORRELATION_ID:
                 correlation_id = value
@@ -92,21 +84,27 @@ class AgentRequest:
                 mode = _MODES.get(value, "first")
         if address is None or correlation_id is None:
             return None
-        return cls(run, agent, address, correlation_id, mode, answers_itself=answers_itself, answer_type=answer_type)
+        if asked is not None and asked != agent.wire_name and _is_for_another(run, agent, asked):
+            return None
+        return cls(run, agent, address, correlation_id, mode)
 
     def answer(self, value: Any, event: Event[Any]) -> bool:
         if self._mode == "first":
             if self._answered:
+                self._answered |= _SKIPPED
                 return False
             replies = replies_at(self._address)
             if replies is not None and replies.run is self._run:  # as below, without the calls
-                self._answered = True
+                self._answered = _ANSWERED
                 self._run.counters.replies_sent += 1
                 replies.value(self.correlation_id, value)
                 return False
             waits = self._tell("value", value, event)
-            self._answered = True
+            self._answered = _ANSWERED
             return waits
+        if self._answered:  # it was told that this is all
+            self._answered |= _SKIPPED
+            return False
         waits = self._tell("part" if self._mode == "parts" else "value", value, event, self._parts + 1)
         self._parts += 1
         return waits
@@ -124,12 +122,12 @@ class AgentRequest:
         if self._answered:
             return
         if self._mode == "parts":
-            self._answered = True
+            self._answered = _ANSWERED
             self._tell("end", None, event, self._parts)
         elif self._mode == "values":
-            self._answered = True
-        elif self._answers_itself:
-            error = AgentError(self._agent, "no answer: it finished with the request and yielded nothing")
+            self._answered = _ANSWERED
+        elif self._agent.answers:
+            error = AgentError(self._agent.name, "no answer: it finished with the request and yielded nothing")
             self.failed(error, event)
         else:
             self.answer(None, event)
@@ -140,28 +138,33 @@ class AgentRequest:
         Args:
             event: waits for the delivery of this.
         """
-        if self._answered:
+        if self._answered and not self._answered & _LOST:
             return
-        self._answered = True
+        self._answered = _ANSWERED
         if self._mode != "values":
-            self._tell("failure", failure_of(self._agent, error), event, self._parts)
+            self._tell("failure", failure_of(self._agent.name, error), event, self._parts)
 
     def again(self) -> AgentRequest:
-        if self._mode != "parts":
-            return self
-        return AgentRequest(
-            self._run,
-            self._agent,
-            self._address,
-            self.correlation_id,
-            self._mode,
-            answers_itself=self._answers_itself,
-            answer_type=self._answer_type,
-        )
+        heir = self._heir = AgentRequest(self._run, self._agent, self._address, self.correlation_id, self._mode)
+        if self._answered and not self._answered & _LOST:
+            heir._answered = _ANSWERED | _INHERITED
+        return heir
 
-    def undelivered(self) -> None:
-        """The answer did not get there: whoever decides about the event may answer with the failure."""
-        self._answered = False
+    def undelivered(self, error: Exception) -> None:
+        """The answer did not get there: whoever decides about the event may answer with the failure.
+
+        An attempt that is under way by now answers; if it came by its answer already, that is gone too.
+        """
+        heir = self._heir
+        if heir is None:
+            self._answered |= _LOST
+            if self._answered & _INHERITED:
+                self.failed(error, None)
+        elif heir._answered & _INHERITED:
+            if heir._heir is not None or heir._answered & _SKIPPED:
+                heir.undelivered(error)
+            else:
+                heir._answered = 0
 
     # -- on their way ------------------------------------------------------------------------------------------
 
@@ -200,19 +203,30 @@ class AgentRequest:
         run = self._run
         outbox = Outbox.of(run)
         topic = self._address.decode(errors="replace")
-        if self._mode != "values" and (not run.transport.crosses_processes or outbox.is_gone(topic)):
+        if self._mode != "values" and (
+            not run.transport.crosses_processes or outbox.is_gone(topic, self.correlation_id)
+        ):
             run.counters.replies_dropped += 1
             log.debug("nobody waits at %s", topic)
             return False
+        shorter = None
         if kind == "failure":
             data: bytes | None = encode_failure(value)
+            shorter = encode_failure(value, short=True)
         elif kind == "end":
             data = None
         else:
-            data = answer_serde(run, self._answer_type).dumps(value)
+            data = answer_serde(run, self._agent.answer_type).dumps(value)
         headers = reply_headers(self.correlation_id, kind, 0 if self._mode == "values" else part)
         reply = ReplyMessage(
-            topic, outbox, self, data, headers, of_user=self._mode == "values", final=kind in ("end", "failure")
+            topic,
+            outbox,
+            self,
+            data,
+            headers,
+            of_user=self._mode == "values",
+            final=kind in ("end", "failure"),
+            shorter=shorter,
         )
         try:
             outbox.send(reply)
@@ -223,3 +237,12 @@ class AgentRequest:
         if event is not None:
             reply.belongs_to(event)
         return not run.producer.has_room
+
+
+def _is_for_another(run: Run, agent: Agent[Any, Any], asked: bytes) -> bool:
+    """Whether it reads what another agent of this run reads too, and that one is asked.
+
+    Names that are not known here tell nothing: a caller in another program may have the agent under another name.
+    """
+    other: Agent[Any, Any] | None = run.found(("asked", asked))
+    return other is not None and other.channel.overlaps(agent.channel)

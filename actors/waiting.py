@@ -76,6 +76,8 @@ def enroll(run: Run, agent: Agent[Any, Any], actors: Actors) -> None:
     """These are the actors of an agent in a run."""
     run.forget(("actors", agent))
     run.state(("actors", agent), lambda: actors)
+    run.forget(("asked", agent.wire_name))
+    run.state(("asked", agent.wire_name), lambda: agent)
 
 
 def asking() -> Asker | None:

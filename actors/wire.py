@@ -1,7 +1,7 @@
 """How requests and replies look on their way between processes: headers and bytes. Pure.
 
-A request is a message of the agent's channel with two headers, the reply address (a topic) and a correlation id; the value
-stays untouched. A reply is a message of that topic with the correlation id and its kind; see docs/calls.md.
+A request is a message of the agent's channel with some headers: the reply address (a topic), a correlation id, who is asked;
+the value stays untouched. A reply is a message of that topic with the correlation id and its kind; see docs/calls.md.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from ..channels.message import CORRELATION_ID, REPLY_MODE, REPLY_TO, Headers
+from ..channels.dead_letters import error_text
+from ..channels.message import ASKED, CORRELATION_ID, REPLY_MODE, REPLY_TO, Headers
 from .errors import AgentError
 
 __all__ = [
+    "ASKED",
     "CORRELATION_ID",
     "REPLY_MODE",
     "REPLY_TO",
@@ -44,8 +46,11 @@ _MODES: Final[dict[Mode, Headers]] = {
     "values": ((REPLY_MODE, b"values"),),
 }
 _KINDS: Final[dict[bytes, ReplyKind]] = {b"value": "value", b"part": "part", b"end": "end", b"failure": "failure"}
+_DIGITS: Final = 18
 _MOST_TEXT: Final = 65_536
-"""Characters of a traceback, and of a message, that travel: a broker takes a megabyte at most by default."""
+"""Characters of a traceback that travel: a broker takes a megabyte at most by default."""
+_LEAST_TEXT: Final = 400
+"""The same where a topic takes less than that."""
 
 
 @attrs.frozen
@@ -61,9 +66,9 @@ class Reply:
     part: int = 0
 
 
-def request_headers(address: bytes, correlation_id: bytes, mode: Mode) -> Headers:
+def request_headers(agent: bytes, address: bytes, correlation_id: bytes, mode: Mode) -> Headers:
     """What a request carries, besides the headers of its sender."""
-    return (*_MODES[mode], (REPLY_TO, address), (CORRELATION_ID, correlation_id))
+    return (*_MODES[mode], (ASKED, agent), (REPLY_TO, address), (CORRELATION_ID, correlation_id))
 
 
 def reply_headers(correlation_id: bytes, kind: ReplyKind, part: int = 0) -> Headers:
@@ -85,35 +90,49 @@ def parse_reply(headers: Headers) -> Reply | None:
             correlation_id = value
         elif name == REPLY_KIND:
             kind = _KINDS.get(value)
-        elif name == REPLY_PART and value.isdigit():
+        elif name == REPLY_PART and value.isdigit() and len(value) <= _DIGITS:
             part = int(value)
     return None if correlation_id is None or kind is None else Reply(correlation_id, kind, part)
 
 
 def failure_of(agent: str, error: BaseException) -> AgentError:
-    """What the caller gets for what the agent raised."""
+    """What the caller gets for what the agent raised; each time another object, since it gets that caller's traceback."""
     if isinstance(error, AgentError) and error.agent == agent:
-        return error
+        return AgentError(
+            agent,
+            error.reason,
+            remote_type=error.remote_type,
+            remote_message=error.remote_message,
+            remote_traceback=error.remote_traceback,
+        )
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    said = error_text(error)
+    reason = said if isinstance(error, AgentError) else f"{kind}: {said}" if said else kind
     return AgentError(
         agent,
-        f"{kind}: {error}",
+        reason,
         remote_type=kind,
-        remote_message=str(error),
+        remote_message=said,
         remote_traceback="".join(traceback.format_exception(error)),
     )
 
 
-def encode_failure(error: AgentError) -> bytes:
-    """The value of a reply of kind "failure": a JSON object."""
+def encode_failure(error: AgentError, *, short: bool = False) -> bytes:
+    """The value of a reply of kind "failure": a JSON object, of half a megabyte at most.
+
+    Args:
+        short: cut its texts to what fits anywhere.
+    """
+    most = _LEAST_TEXT if short else _MOST_TEXT
     fields = {
         "agent": error.agent,
-        "reason": error.reason[:_MOST_TEXT],
+        "reason": error.reason[: most // 4],
         "type": error.remote_type,
-        "message": error.remote_message[:_MOST_TEXT],
-        "traceback": error.remote_traceback[-_MOST_TEXT:],
+        "message": error.remote_message[: most // 4],
+        "traceback": error.remote_traceback[-most:],
     }
-    return json.dumps(fields).encode()
+    # What UTF-8 cannot say, halves of surrogate pairs, is written as JSON writes it, too.
+    return json.dumps(fields, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def decode_failure(agent: str, data: bytes | None) -> AgentError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..actors.agent import Agent
+from ..actors.replies import Replies
 from ..channels.errors import ImproperlyConfigured
-from ..channels.runs import Declaration, current_run
+from ..channels.runs import Declaration, current_run, live_runs
 from ..channels.topic import Topic
 from ..supervision import Leaf, Restart, StrategyLike, TreeNode, TreeSpec, tree
 from ..supervision.specs import StopOrder
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from .client import ClientStart
 
 __all__ = ["App"]
+
+log = logging.getLogger("famulus.app")
 
 
 class App(Declarations):
@@ -116,6 +120,13 @@ class App(Declarations):
         if isinstance(declared, Agent):
             self._check_new(declared.name)
             self.agents[declared.name] = declared
+            if any(not Replies.of(run).is_client for run in live_runs(self)):
+                log.warning(
+                    "agent %s was declared on app %r while that runs, and starts with its next run; one that is to start now is "
+                    "declared on what open_app gives, @running.agent(...)",
+                    declared.name,
+                    self.id,
+                )
         elif isinstance(declared, Topic):
             self.topics.setdefault(declared.name, declared)
         elif isinstance(declared, TaskDeclaration):

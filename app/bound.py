@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar, Unpack
 
 from ..actors.agent import Agent
@@ -12,7 +13,7 @@ from ..actors.info import AgentInfo
 from ..actors.many import Items, Results
 from ..actors.parts import ReplyStream
 from ..channels.arguments import SendOptions, SendSoonOptions
-from ..channels.errors import ImproperlyConfigured
+from ..channels.errors import AppNotRunning, ImproperlyConfigured
 from ..channels.future import FutureMessage
 from ..channels.runs import Run
 
@@ -41,6 +42,15 @@ class BoundAgent(Generic[T, R]):
         self._run = run
         self.agent = agent
 
+    def _current(self) -> AbstractContextManager[None]:
+        """
+        Raises:
+            AppNotRunning: the run is over; the App may have another one by now.
+        """
+        if self._run.closed:
+            raise AppNotRunning(f"{self!r}: that run is over")
+        return self._run.current()
+
     async def ask(
         self,
         value: T | None = None,
@@ -50,7 +60,7 @@ class BoundAgent(Generic[T, R]):
         **options: Unpack[SendOptions],
     ) -> R:
         """See `Agent.ask`."""
-        with self._run.current():
+        with self._current():
             return await self.agent.ask(value, key=key, correlation_id=correlation_id, **options)
 
     async def ask_nowait(
@@ -62,7 +72,7 @@ class BoundAgent(Generic[T, R]):
         **options: Unpack[SendOptions],
     ) -> ReplyPromise[R]:
         """See `Agent.ask_nowait`."""
-        with self._run.current():
+        with self._current():
             return await self.agent.ask_nowait(value, key=key, correlation_id=correlation_id, **options)
 
     def ask_stream(
@@ -74,12 +84,12 @@ class BoundAgent(Generic[T, R]):
         **options: Unpack[SendOptions],
     ) -> ReplyStream[R]:
         """See `Agent.ask_stream`."""
-        with self._run.current():
+        with self._current():
             return self.agent.ask_stream(value, key=key, correlation_id=correlation_id, **options)
 
     async def cast(self, value: T | None = None, *, key: Any = None, **options: Unpack[SendOptions]) -> None:
         """See `Agent.cast`."""
-        with self._run.current():
+        with self._current():
             await self.agent.cast(value, key=key, **options)
 
     async def send(
@@ -92,7 +102,7 @@ class BoundAgent(Generic[T, R]):
         **options: Unpack[SendOptions],
     ) -> FutureMessage:
         """See `Agent.send`."""
-        with self._run.current():
+        with self._current():
             return await self.agent.send(value, key=key, reply_to=reply_to, correlation_id=correlation_id, **options)
 
     def send_soon(
@@ -105,7 +115,7 @@ class BoundAgent(Generic[T, R]):
         **options: Unpack[SendSoonOptions],
     ) -> FutureMessage:
         """See `Agent.send_soon`."""
-        with self._run.current():
+        with self._current():
             return self.agent.send_soon(value, key=key, reply_to=reply_to, correlation_id=correlation_id, **options)
 
     def map(
@@ -117,12 +127,12 @@ class BoundAgent(Generic[T, R]):
         **options: Unpack[SendOptions],
     ) -> Results[R]:
         """See `Agent.map`."""
-        with self._run.current():
+        with self._current():
             return self.agent.map(values, key, window=window, **options)
 
     def kvmap(self, items: Items, *, window: int | None = None, **options: Unpack[SendOptions]) -> Results[R]:
         """See `Agent.kvmap`."""
-        with self._run.current():
+        with self._current():
             return self.agent.kvmap(items, window=window, **options)
 
     async def join(
@@ -134,12 +144,12 @@ class BoundAgent(Generic[T, R]):
         **options: Unpack[SendOptions],
     ) -> list[R]:
         """See `Agent.join`."""
-        with self._run.current():
+        with self._current():
             return await self.agent.join(values, key, window=window, **options)
 
     async def kvjoin(self, items: Items, *, window: int | None = None, **options: Unpack[SendOptions]) -> list[R]:
         """See `Agent.kvjoin`."""
-        with self._run.current():
+        with self._current():
             return await self.agent.kvjoin(items, window=window, **options)
 
     async def cancel(self) -> None:

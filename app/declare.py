@@ -16,9 +16,9 @@ import attrs
 
 from ..actors.agent import Agent, AgentOptions, OnError
 from ..actors.failure import OnFailure
-from ..actors.functions import agent_name, answers, stream_value_type
+from ..actors.functions import agent_name, answers, needs_scope, stream_value_type
 from ..actors.sinks import check_sinks
-from ..channels.arguments import AnyTopicOptions, ChannelOptions, TopicOptions
+from ..channels.arguments import AnyTopicOptions, ChannelOptions, TopicOptions, check_known
 from ..channels.channel import Channel
 from ..channels.errors import ImproperlyConfigured
 from ..channels.runs import Declaration
@@ -188,12 +188,26 @@ class Declarations(ABC):
 
         Raises:
             ImproperlyConfigured: an argument is not what it takes, or the name is taken.
+            TypeError: there is no such argument.
         """
         if callable(channel) and not isinstance(channel, Channel):
             raise ImproperlyConfigured(
                 f"@app.agent was used without parentheses on {getattr(channel, '__name__', channel)!r}: "
                 "write @app.agent() or @app.agent(topic)"
             )
+        if channel is not None and not isinstance(channel, Channel | str):
+            raise ImproperlyConfigured(
+                f"@app.agent({channel!r}): expected a channel, a topic, or the name of a topic; several topics that are read "
+                "together are app.topic('a', 'b')"
+            )
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ImproperlyConfigured(f"agent name={name!r}: expected text, or None for its module and function")
+        check_known(
+            "agent" if name is None else f"agent {name}",
+            topic_options,
+            AnyTopicOptions,
+            inspect.signature(self.agent).parameters,
+        )
         options = AgentOptions(
             concurrency=concurrency,
             isolated_partitions=isolated_partitions,
@@ -213,7 +227,7 @@ class Declarations(ABC):
                 )
             answers(fun, full_name)  # before there is a topic for it
             self._check_new(full_name)
-            scope = sys._getframe(1).f_locals
+            scope = sys._getframe(1).f_locals if needs_scope(fun) else {}
             sinks = [self.topic(each) if isinstance(each, str) else each for each in check_sinks(sink, full_name)]
             agent: Agent[Any, Any] = Agent(
                 self._declaration,

@@ -253,7 +253,7 @@ class RunningApp(Declarations):
             await self._supervisors["agents"].start(agent_run.spec())
             agent_run.started.set()
         except Exception as error:
-            Replies.of(self._run).fail(agent_run.agent.name, error)
+            agent_run.not_started(error)
             raise
 
     async def _start_late_child(self, kind: Kind, spec: Spec) -> None:

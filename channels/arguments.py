@@ -250,15 +250,18 @@ def check_options(owner: str, options: Mapping[str, Any], taken: type) -> None:
             raise ImproperlyConfigured(f"{owner} {name}={value!r}: expected {check[1]}")
 
 
-def check_known(owner: str, options: Mapping[str, Any], taken: type) -> None:
+def check_known(owner: str, options: Mapping[str, Any], taken: type, also: Iterable[str] = ()) -> None:
     """
+    Args:
+        also: other names that may have been meant.
+
     Raises:
         TypeError: an option that there is not.
     """
     known = taken.__annotations__
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(name, [*known, *also], 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise TypeError(f"{owner} got an unexpected option {name!r}{hint}")
 

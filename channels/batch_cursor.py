@@ -8,10 +8,11 @@ from typing import Any, Final
 import trio
 
 from ..models import NotReady, Schema
-from .cursor import BadMessage, Cursor, Thrown
+from .cursor import BadMessage, Cursor
 from .event import Event
 from .inbox import BatchInbox, Taker
 from .message import Message
+from .redelivery import Thrown
 
 __all__ = ["BatchCursor", "Decoder", "SchemaCursor"]
 
@@ -86,7 +87,7 @@ class BatchCursor(Cursor):
     def take_nowait(self) -> Event[Any] | BadMessage | Thrown | None:
         if self.stopping and not self._catch_up():
             return None
-        if self.redeliver and (again := self._redelivery()) is not None:
+        if self.redeliver and ((again := self._redelivery()) is not None or self.held_up):
             return again
         index = self._index
         while True:
@@ -163,7 +164,7 @@ class BatchCursor(Cursor):
         """As that of all cursors, without a scope: its wait can be ended by itself."""
         if self.stopping:
             raise trio.EndOfChannel
-        batch = await self._taker.take()
+        batch = await (self._while_resting(self._taker.take) if self.redeliver else self._taker.take())
         if batch is not None:
             self._start(batch)
 

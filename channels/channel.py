@@ -142,6 +142,10 @@ class Channel(Generic[T]):
         """What is read; channels of which this is equal are read alike."""
         return self
 
+    def overlaps(self, other: Channel[Any]) -> bool:
+        """Whether something may be read from both."""
+        return self.place == other.place
+
     def bound(self, run: Run) -> int:
         """Messages that may wait for one reader in this run."""
         return self.maxsize or run.options.stream_buffer_maxsize

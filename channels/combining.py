@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ..models import Schema
-from .cursor import BadMessage, Cursor, Thrown
+from .cursor import BadMessage, Cursor
 from .event import Event
 from .likeness import alike
+from .redelivery import Thrown
 from .steps import Step, StepsOfParts, any_type_of, changes_values, mapped_type
 from .subscription import Subscription
 

@@ -8,22 +8,24 @@ cursor.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Awaitable, Callable, Container, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
 from .event import Event, FailurePolicy
 from .message import TP, Message, StandIn
 from .pace import Pacer
+from .redelivery import Redelivery, Thrown, is_stale
 
 if TYPE_CHECKING:
     from .hand import Hand
     from .subscription import Subscription
     from .taking import Gathered
 
-__all__ = ["BadMessage", "Cursor", "Thrown", "is_stale"]
+__all__ = ["BadMessage", "Cursor"]
+
+R = TypeVar("R")
 
 _HELD_LOOK = 64
 """How many events a stream without acknowledgement hands out before it looks which of them are done."""
@@ -38,15 +40,6 @@ class BadMessage:
         self.cursor = cursor
         self.message = message
         self.part = part
-        self.error = error
-
-
-class Thrown:
-    """An exception in the place of an event, by `throw`."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
@@ -110,7 +103,7 @@ class Cursor(ABC):
         self.hand: Hand | None = None
         self.one_by_one = False
         self.subscription: Subscription | None = None
-        self.redeliver: deque[Event[Any] | Thrown] = deque()
+        self.redeliver = Redelivery()
         self.failures: FailurePolicy | None = None
         self.prepare: Callable[[Event[Any]], None] | None = None
         self.interrupt: Callable[[], None] | None = None
@@ -185,11 +178,16 @@ class Cursor(ABC):
         self._wake()
 
     def resume(self) -> None:
-        """Its user has been started again."""
+        """Its user has been started again, which took as long as it should."""
         self.stopping = False
+        self.redeliver.hasten()
 
-    def deliver_again(self, event: Event[Any]) -> None:
-        """Redeliver this event before anything new, in the order of its log, and wake the stream if it waits."""
+    def deliver_again(self, event: Event[Any], *, after: float = 0.0) -> None:
+        """Redeliver this event before anything new, in the order of its log, and wake the stream if it waits.
+
+        Args:
+            after: seconds. Until then a stream that is its reader's only one gives nothing newer; one of several goes on.
+        """
         message = event.message
         if self._released is not None:  # an output of what it finished has failed since
             if message.topic in self._released:
@@ -198,12 +196,7 @@ class Cursor(ABC):
         if self._heir is not None:
             self._heir(event)
             return
-        for place, other in enumerate(self.redeliver):
-            if isinstance(other, Event) and other.message.tp == message.tp and other.message.offset > message.offset:
-                self.redeliver.insert(place, event)
-                break
-        else:
-            self.redeliver.append(event)
+        self.redeliver.place(event, after=after)
         self._wake()
 
     def throw(self, error: BaseException) -> None:
@@ -332,15 +325,34 @@ class Cursor(ABC):
             and any(not part.acked and _partition(part.message) in partitions for part in event.parts)
         )
 
+    @property
+    def shared(self) -> bool:
+        """Whether others read the same."""
+        return self.subscription is not None and self.subscription.shared
+
     def _redelivery(self) -> Event[Any] | Thrown | None:
-        """The next event to be delivered again, if it is still ours and not done meanwhile."""
-        while self.redeliver:
-            event = self.redeliver.popleft()
-            if isinstance(event, Thrown):
-                return event
-            if not event.acked and not is_stale(event.message):
-                return event
+        """The next event to be delivered again, if there is one now."""
+        return self.redeliver.next(shared=self.shared, hurry=self.stopping)
+
+    @property
+    def held_up(self) -> bool:
+        """Whether nothing new may be taken, since what is older rests."""
+        return bool(self.redeliver) and not self.shared
+
+    async def _while_resting(self, take: Callable[[], Awaitable[R]]) -> R | None:
+        """Wait until what rests is due, or, where others read the same, until something new has come."""
+        due = self.redeliver.due(shared=self.shared)
+        if self.shared:
+            with trio.move_on_at(due):
+                return await take()
+        else:
+            await self.wait_for(trio.sleep_until(due))
         return None
+
+    def look_again(self) -> None:
+        """Partitions were given up: what rests may be somebody else's now."""
+        if self.redeliver.resting:
+            self._wake()
 
 
 def _partition(message: Message) -> TP:
@@ -350,9 +362,3 @@ def _partition(message: Message) -> TP:
         message = tracker.source
         tracker = message.tracker
     return message.tp
-
-
-def is_stale(message: Message) -> bool:
-    """Whether its partition was given up since it was fetched; then it belongs to somebody else."""
-    tracker = message.tracker
-    return tracker is not None and tracker.live != message.generation and message.offset >= tracker.until

@@ -35,8 +35,9 @@ _SHORTEST: Final = 400  # the same, in a letter that has to be smaller
 class _Letter(FutureMessage):
     """A dead letter on its way. It is never given up while the run lives; what is too large for its topic becomes smaller.
 
-    First the texts are cut; then, where a log has the message, what would come from there is left out: the value, and
-    as the last the key and the headers too.
+    First the texts are cut; then what a replay gets from the message's log is left out: the value, and as the last the key
+    and the headers too. Where no log has the message that is lost, and said so: kept here it would be lost with the run, and
+    what it was made of would wait until then.
     """
 
     __slots__ = ("_facts", "_message", "_stage")
@@ -55,7 +56,7 @@ class _Letter(FutureMessage):
         self.headers = (*own, (MARK, self.topic.encode(errors="backslashreplace")), *about(self._facts))
 
     def shrink(self) -> bool:
-        if self._stage == 3 or (self._stage == 1 and self._message.offset < 0):
+        if self._stage == 3:
             return False
         self._stage += 1
         own = own_headers(self._message.headers)
@@ -72,12 +73,20 @@ class _Letter(FutureMessage):
             done = "its key and headers are left out too"
         self._write_headers(own)
         where = f"{self._message.tp}@{self._message.offset}"
-        log.warning(
+        in_log = self._message.offset >= 0
+        if self._stage == 1:
+            then = ""
+        elif in_log:
+            then = f", as long as its log has it the message is at {where}"
+        else:
+            then = ", and lost, since no log has them"
+        log.log(
+            logging.WARNING if in_log or self._stage == 1 else logging.ERROR,
             "the dead letter for %s is too large for topic %s: %s%s",
             where,
             self.topic,
             done,
-            "" if self._stage == 1 else f", as long as its log has it the message is at {where}",
+            then,
         )
         return True
 

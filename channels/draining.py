@@ -69,6 +69,7 @@ class Drain:
     def interrupt(self, revoked: frozenset[TP]) -> None:
         """Cancel those who still work on what is no longer ours; their event is processed by the next owner."""
         for cursor in self.cursors:
+            cursor.look_again()
             if cursor.holds(revoked) and cursor.interrupt is not None and cursor.event is not None:
                 message = cursor.event.message
                 log.warning("cancelled the processing of %s@%d: its partition was revoked", message.tp, message.offset)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
+from trio.lowlevel import in_trio_task
+
 from .message import Headers, HeadersArg, Message
 
 if TYPE_CHECKING:
@@ -137,9 +139,14 @@ class Event(Generic[T]):
 
         Raises:
             EncodeError: the answer has to go to another process, and cannot be encoded.
+            NotReady: the same, and its codec has to ask a schema registry first, for which this cannot wait.
+            RuntimeError: called in another thread than that of the app.
         """
-        if self.request is not None:
-            self.request.answer(value, self)
+        if self.request is None:
+            return
+        if not in_trio_task():
+            raise RuntimeError("event.reply(...) in another thread: call trio.from_thread.run_sync(event.reply, value)")
+        self.request.answer(value, self)
 
     def fail(self, error: BaseException) -> None:
         """One of its outputs was not delivered: a failure of this event, once it is out of its actor's hand.

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import trio
 
-from .cursor import Cursor, Thrown, is_stale
+from .cursor import Cursor
 from .event import Event
 from .inbox import EventInbox, Taker
+from .redelivery import Thrown, is_stale
 
 __all__ = ["EventCursor"]
 
@@ -29,7 +30,7 @@ class EventCursor(Cursor):
     def take_nowait(self) -> Event[Any] | Thrown | None:
         if self.stopping and not self._draining:
             return None
-        if self.redeliver and (again := self._redelivery()) is not None:
+        if self.redeliver and ((again := self._redelivery()) is not None or self.held_up):
             return again
         event, self._next = self._next, None
         if event is None:
@@ -54,7 +55,7 @@ class EventCursor(Cursor):
         """As that of all cursors, without a scope: its wait can be ended by itself."""
         if self.stopping:
             raise trio.EndOfChannel
-        self._next = await self._taker.take()
+        self._next = await (self._while_resting(self._taker.take) if self.redeliver else self._taker.take())
 
     async def _take(self) -> None:
         await self.wait()

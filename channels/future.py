@@ -162,6 +162,11 @@ class FutureMessage(ProducerRecord):
             self._waiters.unpark_all()
 
     @property
+    def outputs_of(self) -> tuple[Event[Any], ...]:
+        """The events that it is an output of."""
+        return () if self.events is None else _all(self.events)
+
+    @property
     def expendable(self) -> bool:
         """Whether it is no trouble when its topic is not there: an answer whose caller has left."""
         return False

@@ -9,10 +9,11 @@ from typing import Any
 import trio
 
 from ..models import NotReady
-from .cursor import BadMessage, Cursor, Thrown
+from .cursor import BadMessage, Cursor
 from .errors import AppNotRunning
 from .event import Event
 from .hand import Hand
+from .redelivery import Thrown
 from .subscription import Subscription
 
 __all__ = ["Getter"]

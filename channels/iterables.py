@@ -11,11 +11,12 @@ import trio
 
 from ..supervision import child
 from .channel import Channel
-from .cursor import Cursor, Thrown
+from .cursor import Cursor
 from .event import Event
 from .event_cursor import EventCursor
 from .hand import Hand
 from .message import Message
+from .redelivery import Thrown
 from .runs import Run
 from .subscription import InboxSubscription, Subscription
 
@@ -71,7 +72,7 @@ class _IterableCursor(Cursor):
     def take_nowait(self) -> Event[Any] | Thrown | None:
         if self.stopping:
             return None
-        if self.redeliver and (again := self._redelivery()) is not None:
+        if self.redeliver and ((again := self._redelivery()) is not None or self.held_up):
             return again
         try:
             event = _event(self._name, next(self._items))
@@ -84,9 +85,10 @@ class _IterableCursor(Cursor):
         return event
 
     async def _take(self) -> None:
-        await trio.lowlevel.checkpoint()
         if not self.redeliver:
+            await trio.lowlevel.checkpoint()
             raise trio.EndOfChannel
+        await trio.sleep_until(self.redeliver.due(shared=False))
 
     def close(self, *, release: Container[str]) -> None:
         self.stopping = True

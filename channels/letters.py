@@ -6,7 +6,7 @@ from typing import Final
 
 import attrs
 
-from .message import REQUEST_HEADERS, TP, Headers, Message
+from .message import REQUEST_HEADERS, TP, Headers, Message, as_timestamp
 
 __all__ = [
     "LETTERS",
@@ -133,13 +133,14 @@ def replayed(headers: Headers) -> Headers:
 
 def _number(text: str | None, otherwise: int) -> int:
     try:
-        return otherwise if text is None else int(text)
+        number = otherwise if text is None else int(text)
     except ValueError:
         return otherwise
+    return number if abs(number) < 2**63 else otherwise
 
 
 def _seconds(text: str) -> float | None:
     try:
-        return float(text)
+        return as_timestamp(float(text))
     except ValueError:
         return None

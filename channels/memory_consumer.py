@@ -197,22 +197,28 @@ class MemoryConsumer(Consumer):
     # -- reading -------------------------------------------------------------------------------------------
 
     async def fetch(self, room: Mapping[TP, int]) -> list[Batch]:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        waited = False
+        if self._woken or self._has_any(room):
+            await trio.lowlevel.checkpoint()  # before anything is taken: others may take the partition meanwhile
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             self._check_open()
-            batches: list[Batch] = []
             if self._serving and self._broker.up:
                 self._broker.faults.check_fetch()
                 batches = self._collect(room)
-            if batches or self._woken:
+                if batches:
+                    self._woken = False
+                    return batches
+            if self._woken:
                 self._woken = False
-                if not waited:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                return batches
-            waited = True
+                return []
             self._news = trio.Event()
             await self._news.wait()
+
+    def _has_any(self, room: Mapping[TP, int]) -> bool:
+        """Whether there seems to be something to read."""
+        positions, logs = self._positions, self._logs
+        return any(tp in positions and positions[tp] != logs[tp].end for tp in room)
 
     def _collect(self, room: Mapping[TP, int]) -> list[Batch]:
         """What there is to read now. Positions move here and nowhere else, without a checkpoint."""

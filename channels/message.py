@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import attrs
 
 __all__ = [
+    "ASKED",
     "CORRELATION_ID",
     "REPLY_MODE",
     "REPLY_TO",
@@ -37,7 +38,8 @@ Headers = tuple[tuple[str, bytes], ...]
 REPLY_TO: Final = "famulus-reply-to"
 CORRELATION_ID: Final = "famulus-correlation-id"
 REPLY_MODE: Final = "famulus-reply-mode"
-REQUEST_HEADERS: Final = frozenset({REPLY_TO, CORRELATION_ID, REPLY_MODE})
+ASKED: Final = "famulus-asked"
+REQUEST_HEADERS: Final = frozenset({REPLY_TO, CORRELATION_ID, REPLY_MODE, ASKED})
 """What makes a message a question: where its answer goes, which question it answers, and how much of it is wanted."""
 
 HeadersArg = Mapping[str, bytes | str] | Sequence[tuple[str, bytes | str]] | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Any, Protocol, TypeVar
 
 import trio
@@ -23,7 +24,7 @@ from .pace import Pacer
 from .producer import Producer
 from .transport import Transport
 
-__all__ = ["Declaration", "Run", "current_run"]
+__all__ = ["Declaration", "Run", "current_run", "live_runs"]
 
 S = TypeVar("S")
 
@@ -49,6 +50,7 @@ class Run:
         stop_requested: set when the run should end.
         refusal: why the run cannot start, where a stream found that out; see `refuse`.
         on_refusal: called when there is one.
+        thread: that it lives in.
     """
 
     def __init__(self, app: Declaration, options: MessagingOptions, transport: Transport) -> None:
@@ -66,6 +68,7 @@ class Run:
         self.refusal: Exception | None = None
         self.on_refusal: Callable[[], object] | None = None
         self.closed = False
+        self.thread = get_ident()
         self._states: dict[Hashable, Any] = {}
 
     def found(self, declared: Hashable) -> Any:
@@ -150,6 +153,15 @@ _of_task: ContextVar[Mapping[Declaration, Run]] = ContextVar("famulus_runs", def
 _live: dict[trio.lowlevel.TrioToken, dict[Declaration, list[Run]]] = {}
 
 
+def live_runs(app: Declaration) -> list[Run]:
+    """Those in this trio run; none outside of trio."""
+    try:
+        token = trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return []
+    return list(_live.get(token, {}).get(app, ()))
+
+
 def current_run(app: Declaration) -> Run:
     """The run of `app` that the current task means.
 
@@ -159,6 +171,11 @@ def current_run(app: Declaration) -> Run:
     """
     run = _of_task.get().get(app)
     if run is not None and not run.closed:
+        if run.thread != get_ident():  # which had the context of a task of the run
+            raise AppNotRunning(
+                f"app {app.id!r} runs in another thread: call it there, through trio.from_thread.run(...), or "
+                "trio.from_thread.run_sync(...) for what is no async function"
+            )
         return run
     try:
         token = trio.lowlevel.current_trio_token()

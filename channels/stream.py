@@ -16,11 +16,12 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ..models import NotReady
 from .combining import combine
-from .cursor import BadMessage, Cursor, Thrown
+from .cursor import BadMessage, Cursor
 from .event import AckResult, Event
 from .groupby import GroupKey, named, pass_through, regroup
 from .hand import Hand, current_hand
 from .pace import Pacer
+from .redelivery import Thrown
 from .steps import DROPPED, Echo, Filter, Map, Processor, Step, apply_steps, changes_values
 from .subscription import Subscription
 from .taking import Batches, with_timestamp

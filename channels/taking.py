@@ -15,11 +15,12 @@ import trio
 from trio.lowlevel import checkpoint
 
 from ..models import NotReady
-from .cursor import BadMessage, Cursor, is_stale
+from .cursor import BadMessage, Cursor
 from .event import Event, FailurePolicy, Request
 from .hand import Hand
 from .message import Message
 from .pace import Pacer
+from .redelivery import is_stale
 from .steps import DROPPED, Step
 
 if TYPE_CHECKING:

@@ -263,6 +263,17 @@ class Topic(Channel[T]):
     def place(self) -> Hashable:
         return self.topics, self.pattern
 
+    def overlaps(self, other: Channel[Any]) -> bool:
+        """Whether something may be read from both; of two patterns that is taken for granted."""
+        if not isinstance(other, Topic):
+            return False
+        if self.pattern is not None and other.pattern is not None:
+            return True
+        return any(map(self._reads, other.topics)) or any(map(other._reads, self.topics))
+
+    def _reads(self, topic: str) -> bool:
+        return topic in self.topics or (self.pattern is not None and self.pattern.fullmatch(topic) is not None)
+
     def subscribe(self, run: Run, name: str, *, shared: bool = False) -> Subscription:
         return TopicSubscription(run, self, name, shared=shared)
 

@@ -144,6 +144,7 @@ async def _oldest(
 
     async def collect(_: Reader, messages: Sequence[Message]) -> bool:
         nonlocal total
+        progress(len(messages))
         for message in messages:
             letter = DeadLetter.of(message)
             if letter is not None and selection.wants(letter):
@@ -153,7 +154,9 @@ async def _oldest(
             cut()
         return True
 
-    await read_to(transport, stack.start(from_beginning=every), stack.ends, collect)
+    start = stack.start(from_beginning=every)
+    with _progress(stack.size(start), "reading") as progress:
+        await read_to(transport, start, stack.ends, collect)
     cut()
     return found, total
 
@@ -226,7 +229,8 @@ def replay(
         names = await letter_topics(transport, call.app, topics)
         stack = await look(transport, names, selection.partitions)
         start = stack.start(from_beginning=from_beginning)
-        goals, homeless = await survey(transport, stack, start, selection)
+        with _progress(stack.size(start), "looking at") as progress:
+            goals, homeless = await survey(transport, stack, start, selection, progress)
         count = goals.total() + homeless
         if not count:
             click.echo(_nothing(names, stack, from_beginning=from_beginning))
@@ -236,11 +240,14 @@ def replay(
         if dry_run:
             click.echo(f"would send back {plan or 'nothing'}")
             if homeless:
-                click.echo(f"{_letters(homeless)} cannot be sent back: they came from local channels, which no log has")
+                click.echo(
+                    f"{_letters(homeless)} cannot be sent back: they came from local channels, which no log has, or do not say "
+                    "where from"
+                )
             return
         if count > _MANY and not yes:
             click.confirm(f"Send back {plan}, at {call.shown}?", abort=True)
-        with _progress(count) as progress:
+        with _progress(count, "sending back") as progress:
             replay = Replay(
                 transport,
                 selection,
@@ -300,12 +307,12 @@ def _selection(
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], object]]:
+def _progress(total: int, what: str) -> Iterator[Callable[[int], object]]:
     """A bar on standard error, where that is a terminal and there is much to do."""
-    columns = (TextColumn("sending back"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = total >= _WORTH_A_BAR and sys.stderr.isatty()
     with Progress(*columns, console=console(stderr=True), disable=not shown) as progress:
-        task = progress.add_task("sending back", total=total)
+        task = progress.add_task(what, total=total)
         yield lambda more: progress.advance(task, more)
 
 

@@ -96,6 +96,10 @@ class Stack:
         """Where to read: from what was not replayed yet on, or all."""
         return dict(self.beginnings) if from_beginning else {**self.marks}
 
+    def size(self, start: Mapping[TP, int]) -> int:
+        """How many messages there are from here on, at the most."""
+        return sum(max(0, self.ends[tp] - offset) for tp, offset in start.items())
+
 
 async def letter_topics(transport: Transport, app: App | None, names: Sequence[str]) -> list[str]:
     """The topics of letters that are meant by these names, or all of the app, or all of the broker.

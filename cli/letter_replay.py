@@ -23,18 +23,27 @@ _POLL = 0.5  # seconds between two attempts to write while the broker is away
 
 
 async def survey(
-    transport: Transport, stack: Stack, start: Mapping[TP, int], selection: Selection
+    transport: Transport,
+    stack: Stack,
+    start: Mapping[TP, int],
+    selection: Selection,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[Counter[str], int]:
-    """Without sending anything: how many letters would go back to each topic, and how many cannot (they are in no log)."""
+    """Without sending anything: how many letters would go back to each topic, and how many cannot (they are in no log).
+
+    Args:
+        progress: told how many more messages were looked at.
+    """
     goals: Counter[str] = Counter()
     homeless = 0
 
     async def count(_: Reader, messages: Sequence[Message]) -> bool:
         nonlocal homeless
+        progress(len(messages))
         for message in messages:
             letter = DeadLetter.of(message)
             if letter is not None and selection.wants(letter):
-                if letter.offset < 0:
+                if is_homeless(letter):
                     homeless += 1
                 else:
                     goals[letter.topic] += 1
@@ -44,6 +53,11 @@ async def survey(
 
     await read_to(transport, start, stack.ends, count)
     return goals, homeless
+
+
+def is_homeless(letter: DeadLetter) -> bool:
+    """Whether there is nowhere to send it back to: it came from a local channel, or does not say where from."""
+    return letter.offset < 0 or not letter.topic
 
 
 class Replay:
@@ -153,7 +167,10 @@ class Replay:
         """Where it goes, and as what; None if it cannot, which is said."""
         where = f"{letter.message.tp}@{letter.message.offset}"
         original: Message | None = letter.message
-        if letter.offset < 0:
+        if not letter.topic:
+            original = None
+            self._say(f"{where}: its headers do not say where it came from")
+        elif is_homeless(letter):
             original = None
             self._say(f"{where}: it came from {letter.topic}, which no log has: only its own process can send there")
         elif letter.left_out:
@@ -179,9 +196,13 @@ class Replay:
         return letter.partition % count if key is None else partition_for(key, count)
 
     async def _original(self, letter: DeadLetter) -> Message | None:
-        """The message itself, from its log; None if it is not there any more."""
+        """The message itself, from its log; None if it is not there any more.
+
+        Raises:
+            click.ClickException: the broker does not tell.
+        """
         tp = letter.source
-        with trio.move_on_after(_ORIGINAL):
+        with trio.move_on_after(_ORIGINAL) as fetching:
             try:
                 async with self._transport.open_reader({tp: letter.offset}, on_reset=lambda _: None) as reader:
                     if reader.beginning(tp) <= letter.offset < reader.highwater(tp):
@@ -192,6 +213,11 @@ class Replay:
                                 return message if message.offset == letter.offset and whole else None
             except UnknownTopic:
                 return None
+        if fetching.cancelled_caught:
+            raise click.ClickException(
+                f"stopped after {_letters(self.sent)}: {tp}@{letter.offset}, which a letter left out, could not be fetched "
+                f"within {_ORIGINAL:g} s; the next replay goes on there"
+            )
         return None
 
     async def _write(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> None:

@@ -107,7 +107,7 @@ def write_letters(
 
 
 def _row(letter: DeadLetter, decoder: Decoder) -> list[str]:
-    failed = f"{letter.error_type.removeprefix('builtins.')}: {letter.error_message}"
+    failed = f"{letter.error_type.removeprefix('builtins.')}: {letter.error_message}".removesuffix(": ")
     value = f"left out, {letter.size} bytes" if "value" in letter.left_out else _text(decoder.value(letter))
     return [
         _where(letter),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import click
 import trio
 
+from ..actors.agent import Agent
 from ..app.app import App
 from ..app.settings import Settings
-from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, TransportError
+from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, TransportError, UnknownTopic
 from ..channels.message import TP, ProducerRecord, RecordMetadata
 from ..channels.partitioner import partition_for
 from ..channels.runs import Run
@@ -66,7 +68,10 @@ def send(
     try:
         receipt = trio.run(_deliver, app, settings, transport, topic, partition, record)
     except (TransportError, trio.TooSlowError) as error:
-        raise click.ClickException(mask(_say(error, settings))) from error
+        meant = (
+            f"; did you mean the agent, @{target}?" if isinstance(error, UnknownTopic) and _agents(app, target) else ""
+        )
+        raise click.ClickException(mask(_say(error, settings)) + meant) from error
     click.echo(f"sent to {receipt.topic}, partition {receipt.partition}, offset {receipt.offset}")
 
 
@@ -79,14 +84,12 @@ def _topic_name(app: App, target: str) -> str:
     if not target.startswith("@"):
         return target
     name = target[1:]
-    agent = app.agents.get(name)
-    if agent is None:
-        short = [agent for full, agent in app.agents.items() if full.endswith(f".{name}")]
-        if len(short) != 1:
-            names = ", ".join(f"@{full}" for full in sorted(app.agents)) or "none"
-            problem = f"means {len(short)} agents" if short else "is no agent"
-            raise ImproperlyConfigured(f"{target} {problem} of app {app.id}; expected one of: {names}")
-        agent = short[0]
+    agents = _agents(app, name)
+    if len(agents) != 1:
+        names = ", ".join(f"@{full}" for full in sorted(app.agents)) or "none"
+        problem = f"means {len(agents)} agents" if agents else "is no agent"
+        raise ImproperlyConfigured(f"{target} {problem} of app {app.id}; expected one of: {names}")
+    (agent,) = agents
     if not isinstance(agent.channel, Topic):
         what = (
             f"the channel {agent.channel.name}, which takes its messages in from elsewhere: send them there"
@@ -98,6 +101,13 @@ def _topic_name(app: App, target: str) -> str:
         several = ", ".join(agent.channel.topics) or f"all topics that match {agent.channel.name!r}"
         raise ImproperlyConfigured(f"@{agent.name} reads {several}; expected the name of the one that is meant")
     return agent.channel.name
+
+
+def _agents(app: App, name: str) -> list[Agent[Any, Any]]:
+    """Those that a name, whole or short, may mean."""
+    if name in app.agents:
+        return [app.agents[name]]
+    return [agent for full, agent in app.agents.items() if full.endswith(f".{name}")]
 
 
 async def _deliver(

@@ -16,6 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import trio
@@ -76,6 +77,7 @@ class Bridge:
         self._pump: Pump | None = None
         self._ready = trio.Event()
         self._close = trio.Event()
+        self._crash: BaseException | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Bridge]:
@@ -102,7 +104,8 @@ class Bridge:
         with trio.CancelScope(shield=True):
             async with trio_asyncio.open_loop() as loop:
                 loop.set_exception_handler(_report)
-                self._pump = quicken(loop, trio_asyncio.current_loop, AsyncHandle)
+                current: ContextVar[Any] = trio_asyncio.current_loop
+                self._pump = quicken(loop, current, AsyncHandle, self._crashed)
                 self._loop = loop
                 self._ready.set()
                 try:
@@ -110,6 +113,13 @@ class Bridge:
                     await self._end_tasks(loop)
                 finally:
                     self._loop = None
+            if self._crash is not None:
+                raise self._crash
+
+    def _crashed(self, error: BaseException) -> None:
+        """A callback asked for the end of the program. The clients have their goodbye, then it is raised here."""
+        self._crash = self._crash or error
+        self._close.set()
 
     async def _end_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(_ROUNDS):
@@ -151,11 +161,12 @@ class Bridge:
         loop = self.loop
         if self._pump is not None:
             return self._pump.run_here(function, *args)
-        token = trio_asyncio.current_loop.set(loop)
+        current: ContextVar[Any] = trio_asyncio.current_loop
+        token = current.set(loop)
         try:
             return function(*args)
         finally:
-            trio_asyncio.current_loop.reset(token)
+            current.reset(token)
 
     async def try_call(
         self, seconds: float, function: Callable[[*Args], Coroutine[Any, Any, object]], *args: *Args

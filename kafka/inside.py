@@ -12,11 +12,14 @@ Written for aiokafka 0.14; `tests/kafka` fails where a release changes one of th
 - Static membership: a member that the broker no longer knows joins anew, and so evicts the one that replaced it.
 - Connections: one that the broker has closed is replaced without being closed here, where somebody asks for it in the
   moment before the client has noticed. Its socket was left to the garbage collector, its requests to their timeout.
+- Metadata: each look at a topic asks the broker to make it, where brokers do that by themselves, which is their default.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from re import Pattern
@@ -29,6 +32,7 @@ from aiokafka.conn import CloseReason
 from aiokafka.consumer.subscription_state import SubscriptionType
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from ..channels.errors import BrokerUnavailable, CommitRefused
@@ -36,7 +40,9 @@ from ..channels.message import TP
 from .errors import GONE, by_code, translated
 from .reading import ReadingInside
 
-__all__ = ["Attempt", "ConsumerInside", "close_what_is_replaced"]
+__all__ = ["Attempt", "ConsumerInside", "close_what_is_replaced", "create_no_topics"]
+
+log = logging.getLogger("famulus.kafka")
 
 _COORDINATOR_WAIT = 2.0  # seconds that a commit waits for the group's coordinator to be found
 _COORDINATOR_GONE = (kafka_errors.GroupCoordinatorNotAvailableError, kafka_errors.NotCoordinatorForGroupError)
@@ -55,6 +61,49 @@ def close_what_is_replaced(client: Any) -> None:
         return await get_connection(node, group=group, **more)
 
     inside._get_conn = close_and_get
+
+
+def create_no_topics(client: Any) -> None:
+    """Have a client of any kind look at its topics without making them, which brokers do for those who do not forbid it.
+
+    A topic that it had written to, and that was deleted, would come back with the next look, as long as the client lives. It
+    is not looked at any more instead, until it is used again.
+    """
+    inside: Any = getattr(client, "_client", None) or client.client
+    unsent: Any = getattr(getattr(client, "_message_accumulator", None), "_batches", ())
+
+    async def update(cluster: Any, topics: set[str]) -> bool:
+        request = MetadataRequest(list(topics) if topics else None, allow_auto_topic_creation=False)
+        nodes: list[Any] = [broker.nodeId for broker in cluster.brokers()]
+        bootstrap = ("bootstrap", ConnectionGroup.DEFAULT)
+        if bootstrap in inside._conns:
+            nodes.append("bootstrap")
+        random.shuffle(nodes)
+        for node in nodes:
+            connection = await inside._get_conn(node)
+            if connection is None:
+                continue
+            try:
+                metadata = await connection.send(request)
+            except (kafka_errors.KafkaError, TimeoutError) as error:
+                log.debug("no metadata from node %s: %r", node, error)
+                continue
+            if not metadata.brokers:
+                return False
+            for topic in metadata.to_object()["topics"]:
+                name = topic["topic"]
+                unknown = by_code(topic["error_code"]) is kafka_errors.UnknownTopicOrPartitionError
+                if unknown and cluster.partitions_for_topic(name) and not any(tp.topic == name for tp in unsent):
+                    topics.discard(name)
+            cluster.update_metadata(metadata)
+            if bootstrap in inside._conns and cluster.brokers():
+                inside._conns.pop(bootstrap).close()
+            return True
+        log.debug("no broker tells of its topics: %s", nodes)
+        cluster.failed_update(None)
+        return False
+
+    inside._metadata_update = update
 
 
 class Attempt:

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 from aiokafka import AIOKafkaProducer, codec
 
-from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, ProduceError, TransportError
+from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, ProduceError, TransportError, UnknownTopic
 from ..channels.message import TP, ProducerRecord
 from ..channels.transport import ProduceResult
 from .admin import KafkaAdmin
@@ -21,7 +21,7 @@ from .bridge import Bridge
 from .clients import start_client
 from .errors import StaleProducer, unknown_topic
 from .url import KafkaSettings
-from .writing import MOST_BATCH_BYTES, Writing
+from .writing import MOST_BATCH_BYTES, Writing, is_lost, withdraw
 
 __all__ = ["KafkaProducer", "check_compression", "make_producer"]
 
@@ -68,6 +68,13 @@ class KafkaProducer:
                     f"{tp}: no answer within {self._settings.produce_timeout:g} s; the write goes on, repeat it to see"
                 )
                 doubt.in_doubt = True
+        late = [tp for tp, write in writes.of.items() if not write.outcome.done() and is_lost(client, tp)]
+        if late:  # deleted, it seems: then there is nothing to repeat
+            bad = await self.unwritable(dict.fromkeys(late))
+            for tp, reason in bad.items():
+                if isinstance(reason, UnknownTopic):
+                    outcome[tp] = reason
+                    withdraw(client, tp, writes.of[tp].builder, sent=True)
         return outcome
 
     async def unwritable(self, partitions: Mapping[TP, object]) -> dict[TP, TransportError]:
@@ -82,6 +89,7 @@ class KafkaProducer:
             count = self._partitions.get(tp.topic)
             if count is None:
                 bad[tp] = unknown_topic(tp.topic, self._settings.url)
+                self._writing.forget(tp)
             elif tp.partition >= count:
                 bad[tp] = ProduceError(
                     f"topic {tp.topic!r} has {count} partitions: there is no partition {tp.partition}"

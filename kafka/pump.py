@@ -32,12 +32,14 @@ _REPLACED = ("call_soon", "_queue_handle", "_io_task", "_main_loop_one", "_q_sen
 _USED = ("_timers", "_stopped", "_stop_wait", "_nursery", "_check_closed")
 
 
-def quicken(loop: AbstractEventLoop, current: ContextVar[Any], is_trio: type[Handle]) -> Pump | None:
+def quicken(
+    loop: AbstractEventLoop, current: ContextVar[Any], is_trio: type[Handle], crashed: Callable[[BaseException], None]
+) -> Pump | None:
     """Have the callbacks of a loop that has just been opened run by a pump; None where it does not look like it should."""
     inside: Any = loop
     if not all(hasattr(loop, name) for name in (*_REPLACED, *_USED)):
         return None
-    pump = Pump(loop, current, is_trio)
+    pump = Pump(loop, current, is_trio, crashed)
     inside.call_soon = pump.call_soon
     inside._queue_handle = pump.queue
     inside._io_task = pump.watch
@@ -63,13 +65,22 @@ class Pump:
     Args:
         current: of trio-asyncio: the loop whose code runs in a task of trio's.
         is_trio: the class of handles which start a task of trio's.
+        crashed: is told of what asyncio lets through, such as an interrupt that came while a callback ran. It was the end of the
+            loop; then whoever waited for its tasks did so for ever, trio-asyncio itself included.
     """
 
-    def __init__(self, loop: AbstractEventLoop, current: ContextVar[Any], is_trio: type[Handle]) -> None:
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        current: ContextVar[Any],
+        is_trio: type[Handle],
+        crashed: Callable[[BaseException], None],
+    ) -> None:
         inside: Any = loop  # it has no types
         self._loop = inside
         self._current = current
         self._is_trio = is_trio
+        self._crashed = crashed
         self._ready: deque[Any] = deque()
         self._timers: list[Any] = inside._timers
         self._most_timers = _MANY_TIMERS
@@ -102,6 +113,7 @@ class Pump:
         if not self._held:
             self._wake()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, no_wait: bool = False) -> None:
         """Run callbacks until the loop is stopped.
 
@@ -129,6 +141,7 @@ class Pump:
                     self._sleeper = current_task()
                     await wait_task_rescheduled(self._abort)
 
+    @trio.lowlevel.enable_ki_protection
     async def watch(self, fd: int, handle: Any, wait: Callable[[int], Awaitable[None]]) -> None:
         """Run a handle whenever its socket is ready, and then what that has made ready."""
         self._current.set(self._loop)
@@ -177,6 +190,7 @@ class Pump:
             if self._ready:
                 self._wake()
 
+    @trio.lowlevel.enable_ki_protection
     def _round(self) -> Any:
         """Run what is ready. Ends early at a handle that starts a task of trio's, and returns it."""
         ready, is_trio = self._ready, self._is_trio
@@ -191,6 +205,10 @@ class Pump:
                     return handle
                 if not handle._cancelled:
                     handle._run()
+        except (SystemExit, KeyboardInterrupt) as error:
+            if type(error) not in (SystemExit, KeyboardInterrupt):  # trio-asyncio's own way to stop it
+                raise
+            self._crashed(error)
         finally:
             sniffio.thread_local.name = before
             self._held = held

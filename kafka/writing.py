@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -23,10 +24,11 @@ from ..channels.message import TP, ProducerRecord
 from ..channels.transport import ProduceResult
 from .errors import CALL_FAILURES, translated
 
-__all__ = ["MOST_BATCH_BYTES", "Write", "Writes", "Writing", "fill"]
+__all__ = ["MOST_BATCH_BYTES", "Write", "Writes", "Writing", "fill", "is_lost", "withdraw"]
 
 log = logging.getLogger("famulus.kafka")
 
+_LOOK = 0.5  # seconds between two looks whether what is written to is still there
 _GRACE = 2.0  # seconds that other partitions' writes wait for one that is not answered
 
 MOST_BATCH_BYTES = 64 * 1024 * 1024
@@ -83,14 +85,16 @@ class Writes:
         over: set when all have an outcome, or the time is up.
     """
 
-    def __init__(self, most: float, give_up: Callable[[TP, Write], None]) -> None:
+    def __init__(self, most: float, give_up: Callable[[TP, Write], None], is_lost: Callable[[TP], bool]) -> None:
         self.of: dict[TP, Write] = {}
         self.over = trio.Event()
         self._most = most
         self._give_up = give_up
+        self._is_lost = is_lost
         self._left = 0
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(most, self._late)
+        self._until = self._loop.time() + most
+        self._timer = self._loop.call_later(min(most, _LOOK), self._look)
         self._grace = False
 
     def add(self, tp: TP, records: Sequence[ProducerRecord]) -> Write:
@@ -108,6 +112,14 @@ class Writes:
             self._grace = True
             self._timer.cancel()
             self._timer = self._loop.call_later(min(_GRACE, self._most), self._late)
+
+    def _look(self) -> None:
+        """Wait no longer where the client has found out that none of the topics is there any more."""
+        left = self._until - self._loop.time()
+        if left <= 0 or all(map(self._is_lost, self.of)):
+            self._late()
+        else:
+            self._timer = self._loop.call_later(min(left, _LOOK), self._look)
 
     def _late(self) -> None:
         self._grace = True
@@ -158,10 +170,10 @@ class Writing:
 
         def give_up(tp: TP, write: Write) -> None:
             """The caller has waited long enough. What has certainly not been sent will not be."""
-            if not write.outcome.done() and (write.builder is None or _withdraw(client, tp, write.builder)):
+            if not write.outcome.done() and (write.builder is None or withdraw(client, tp, write.builder)):
                 write.settle(BrokerUnavailable(f"{tp}: the broker takes no writes at the moment; it is tried again"))
 
-        writes = Writes(self._most, give_up)
+        writes = Writes(self._most, give_up, partial(is_lost, client))
         for tp, records in batches.items():
             writes.add(tp, records)
         for tp, write in writes.of.items():
@@ -176,6 +188,12 @@ class Writing:
         """Its outcome was handed over."""
         if self._sent.get(tp) is write:
             del self._sent[tp]
+
+    def forget(self, tp: TP) -> None:
+        """Its topic is not there."""
+        self._sent.pop(tp, None)
+        if (turn := self._turns.get(tp)) is not None and not turn.locked():
+            del self._turns[tp]
 
     def _write_at_once(self, client: AIOKafkaProducer, tp: TP, write: Write) -> bool:
         """Write without a task, as nothing is on its way to that partition; False where the client has to wait for something."""
@@ -246,7 +264,7 @@ class Writing:
         elif sent is not None:
             self._sent[tp] = sent
         else:
-            del self._sent[tp]
+            self._sent.pop(tp, None)
         write.settle(result)
 
 
@@ -331,16 +349,23 @@ def fill(builder: Any, records: Sequence[ProducerRecord]) -> None:
     builder.close()
 
 
-def _withdraw(client: AIOKafkaProducer, tp: TP, builder: object) -> bool:
-    """Take a batch back that has not been sent yet; False: it may have been."""
+def withdraw(client: AIOKafkaProducer, tp: TP, builder: object, *, sent: bool = False) -> bool:
+    """Take a batch back that has not been sent yet, or with `sent` one that waits to be sent again; False: it may arrive."""
     inside: Any = client  # aiokafka has no types for its inside
     accumulator = inside._message_accumulator
     queue = accumulator._batches.get(tp)
     for batch in queue or ():
-        if batch._builder is builder and batch.retry_count == 0:
+        if batch._builder is builder and (sent or batch.retry_count == 0):
             queue.remove(batch)
             if not queue:
                 del accumulator._batches[tp]
+            if batch.retry_count:  # the client takes it from there as if it were being sent
+                accumulator._pending_batches.add(batch)
             batch.future.set_exception(KafkaTimeoutError())
             return True
     return False
+
+
+def is_lost(client: AIOKafkaProducer, tp: TP) -> bool:
+    """Whether a broker has told the client that the topic is not there."""
+    return client.client.cluster.partitions_for_topic(tp.topic) is None

@@ -300,6 +300,9 @@ class Supervisor:
         except BaseException:
             if handle._run is None:  # nobody has started it meanwhile
                 handle._held = True
+                self._groups.forget(handle)
+                if handle.state == "backoff":  # its group was about to be restarted, with it
+                    retire(self, handle, "stopped")
             raise
 
     # ---- the supervisor's own task

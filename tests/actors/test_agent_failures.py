@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
@@ -307,6 +308,36 @@ async def test_an_agent_that_yields_inside_its_own_nursery_is_named() -> None:
             await trio.sleep(1)
     text = repr(caught.value)
     assert "SupervisorFailed" in text
+
+
+async def test_pain_19_whoever_asks_an_agent_that_yields_inside_its_nursery_is_told_and_the_agent_goes_on() -> None:
+    app = famulus.App("pep789-asked")
+    ended: list[int] = []
+
+    async def helper(number: int) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(number)
+
+    @app.agent(name="hazard")
+    async def hazard(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            if number:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(helper, number)
+                    await trio.testing.wait_all_tasks_blocked()
+                    yield number
+            yield number
+
+    async with famulus.open_app(app):
+        with trio.fail_after(5):
+            with pytest.raises(famulus.AgentError, match="hazard yielded inside a nursery") as caught:
+                await hazard.ask(1)
+            assert await hazard.ask(0) == 0
+        assert ended == [1]
+        assert "yield number" in caught.value.remote_traceback
+        assert hazard.info().failed == 1
 
 
 async def test_pain_3_with_noack_a_failed_event_is_delivered_again(broker: MemoryBroker) -> None:

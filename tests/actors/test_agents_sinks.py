@@ -11,7 +11,7 @@ import trio.lowlevel
 import trio.testing
 
 import famulus
-from famulus.channels.memory import MemoryBroker
+from famulus.channels.memory import MemoryBroker, MemoryTransport
 from famulus.channels.message import TP, ProducerRecord
 
 
@@ -141,3 +141,45 @@ async def test_what_cannot_be_a_sink_cannot_be_added() -> None:
     agent = app.agent(name="double")(double)
     with pytest.raises(famulus.ImproperlyConfigured, match="sink 3: expected an agent"):
         agent.add_sink(3)
+
+
+async def test_an_agent_waits_for_the_topic_that_is_its_sink_before_it_takes_anything_and_holds_up_nobody_else(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = famulus.App("late-sink", broker=f"memory://{broker.name}", stream_ready_timeout=10)
+    put(broker, "numbers", 1, 2)
+    app.agent("numbers", name="double", sink=["doubled"], concurrency=2)(double)
+    free = app.agent(name="free")(double)
+    there = trio.Event()
+    count = MemoryTransport.partition_count
+
+    async def partition_count(transport: MemoryTransport, topic: str) -> int:
+        if topic == "doubled" and not there.is_set():
+            raise famulus.UnknownTopic("the broker has no topic 'doubled': create it")
+        return await count(transport, topic)
+
+    monkeypatch.setattr(MemoryTransport, "partition_count", partition_count)
+    async with famulus.open_app(app) as running:
+        assert await free.ask(2) == 4
+        await trio.sleep(30)
+        said = "agent double waits for its sink doubled: UnknownTopic: the broker has no topic 'doubled'"
+        assert caplog.text.count(said) == 1
+        assert running.statistics().messages_delivered == 1
+        there.set()
+        await trio.sleep(30)
+        assert running.statistics().events_failed == 0
+        assert running.statistics().messages_delivered == 3
+
+
+async def test_an_agent_that_waits_for_its_sink_stops_at_once(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def partition_count(transport: MemoryTransport, topic: str) -> int:
+        raise famulus.UnknownTopic(f"the broker has no topic {topic!r}")
+
+    monkeypatch.setattr(MemoryTransport, "partition_count", partition_count)
+    async with famulus.open_app("stopped", stream_ready_timeout=1) as running:
+        running.agent(running.channel("numbers"), name="double", sink=["doubled"])(double)
+        await trio.sleep(10)
+        began = trio.current_time()
+    assert trio.current_time() - began < 1

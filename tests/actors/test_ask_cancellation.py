@@ -272,6 +272,56 @@ async def test_a_run_that_is_cancelled_with_asks_open_leaves_nothing_behind(brok
     assert outcomes.count("answered") >= 5
 
 
+async def test_a_promise_that_was_given_up_does_not_take_the_answer_of_the_next_under_its_id(
+    broker: MemoryBroker,
+) -> None:
+    app = app_on(broker)
+
+    @app.agent(channel_of(app, "asks", local=False))
+    async def double(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            await trio.sleep(0.3)
+            yield 2 * number
+
+    async with famulus.open_app(app) as running:
+        answer = None
+        with trio.fail_after(10):
+            while answer is None:
+                promise = await double.ask_nowait(21, correlation_id="again")
+                with trio.move_on_after(0.2):
+                    answer = await promise
+        assert answer == 42
+        await trio.sleep(10)
+        assert Replies.of(running._run).waiting == 0
+
+
+@pytest.mark.parametrize("nowait", [False, True], ids=["ask", "ask_nowait"])
+async def test_an_answer_that_comes_while_its_caller_still_waits_to_send_and_leaves_is_counted(
+    broker: MemoryBroker, nowait: bool
+) -> None:
+    """Asked again under the same id: the answer is the first request's."""
+    app = app_on(broker, producer_buffer_maxsize=1)
+    topic = app.topic("other", value_type=int, partitions=1)
+
+    @app.agent(channel_of(app, "asks", local=False))
+    async def double(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            await trio.sleep(1)
+            yield 2 * number
+
+    async with famulus.open_app(app) as running:
+        with trio.move_on_after(0.5):
+            await double.ask(21, correlation_id="again")
+        broker.faults.delay_produce(100)
+        await topic.send(1)  # there is no room for more
+        with trio.move_on_after(2) as scope:
+            await (double.ask_nowait if nowait else double.ask)(21, correlation_id="again")
+        assert scope.cancelled_caught
+        assert Replies.of(running._run).waiting == 0
+        assert running.statistics().replies_dropped == 1
+        broker.faults.clear()
+
+
 # The side that answers.
 
 

@@ -1,5 +1,6 @@
 """Calls between agents, in one process."""
 
+import traceback
 from collections.abc import AsyncIterator
 
 import pytest
@@ -41,6 +42,72 @@ async def test_pain_19_a_failure_is_an_answer() -> None:
     assert (error.agent, error.remote_type, error.remote_message) == ("divide", "ZeroDivisionError", "division by zero")
     assert "yield 1 / number" in error.remote_traceback
     assert "agent divide: ZeroDivisionError: division by zero" in str(error)
+
+
+async def test_a_failure_deep_in_a_chain_of_agents_is_told_in_one_line_with_each_traceback_once() -> None:
+    app = famulus.App("chain")
+
+    @app.agent(name="stock")
+    async def stock(stream: famulus.Stream[str]) -> AsyncIterator[int]:
+        async for item in stream:
+            raise LookupError(f"no {item}")
+            yield 0
+
+    @app.agent(name="price")
+    async def price(stream: famulus.Stream[str]) -> AsyncIterator[int]:
+        async for item in stream:
+            yield 2 * await stock.ask(item)
+
+    @app.agent(name="checkout")
+    async def checkout(stream: famulus.Stream[str]) -> AsyncIterator[int]:
+        async for item in stream:
+            yield 3 * await price.ask(item)
+
+    async with famulus.open_app(app):
+        with trio.fail_after(5), pytest.raises(famulus.AgentError) as caught:
+            await checkout.ask("plums")
+    assert str(caught.value) == "agent checkout: agent price: agent stock: LookupError: no plums"
+    shown = "".join(traceback.format_exception(caught.value))
+    for line in ('raise LookupError(f"no {item}")', "2 * await stock.ask(item)", "3 * await price.ask(item)"):
+        assert shown.count(line) == 1
+
+
+async def test_an_error_without_a_text_is_told_by_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    app = famulus.App("late")
+
+    @app.agent(name="late")
+    async def late(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            with trio.fail_after(1):
+                await trio.sleep_forever()
+            yield number
+
+    async with famulus.open_app(app):
+        with trio.fail_after(5), pytest.raises(famulus.AgentError) as caught:
+            await late.ask(1)
+    assert str(caught.value) == "agent late: trio.TooSlowError"
+    assert "attempt 1: TooSlowError; skipped" in caplog.text
+
+
+async def test_pain_19_an_error_whose_text_cannot_be_had_is_an_answer_too() -> None:
+    app = famulus.App("odd")
+
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    @app.agent(name="odd")
+    async def odd(stream: famulus.Stream[int]) -> AsyncIterator[int]:
+        async for number in stream:
+            if number:
+                raise Odd
+            yield number
+
+    async with famulus.open_app(app):
+        with trio.fail_after(5):
+            with pytest.raises(famulus.AgentError, match=r"Odd: <the error's text cannot be had"):
+                await odd.ask(1)
+            assert await odd.ask(0) == 0
 
 
 async def test_a_generator_that_gives_no_answer_says_so() -> None:

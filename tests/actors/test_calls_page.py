@@ -29,7 +29,7 @@ def told(block: str) -> list[str]:
 def test_every_call_of_an_agent_is_on_the_page() -> None:
     calls = ["ask", "ask_nowait", "ask_stream", "join", "kvjoin", "map", "kvmap", "cast", "send", "send_soon"]
     assert all(f"{call}(" in PAGE and hasattr(famulus.Agent, call) for call in calls)
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
 
 
 def test_the_settings_on_the_page_are_those_that_there_are() -> None:
@@ -58,7 +58,7 @@ def test_the_program_of_the_page_runs(tmp_path: Path) -> None:
 async def test_an_example_of_the_page_says_what_it_says(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     example = EXAMPLES[number]
     app = famulus.App("page")
-    scope: dict[str, Any] = {"famulus": famulus, "app": app, "AsyncIterator": AsyncIterator}
+    scope: dict[str, Any] = {"famulus": famulus, "trio": trio, "app": app, "AsyncIterator": AsyncIterator}
     exec(AGENTS, scope)
     app.topic("squares", value_type=int)
     exec(f"async def example(running):\n{textwrap.indent(example, '    ')}", scope)

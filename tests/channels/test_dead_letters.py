@@ -104,6 +104,33 @@ async def test_a_letter_that_even_so_is_too_large_is_held_and_the_others_are_del
     assert broker.group("shop").committed == {TP("orders", 0): 4}
 
 
+@pytest.mark.parametrize(("most", "left_out"), [(2000, {"value"}), (1200, {"value", "key", "headers"})])
+async def test_what_no_log_has_is_left_out_with_an_error_rather_than_held_until_the_run_ends(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture, most: int, left_out: set[str]
+) -> None:
+    app = famulus.App("shop", broker=f"memory://{broker.name}")
+    broker.create_topic("parcels.dead-letter", 1, config={"max.message.bytes": str(most)})
+
+    @app.agent(app.channel("parcels"), name="picky", on_failure="dead_letter")
+    async def picky(stream: famulus.Stream[str]) -> None:
+        async for parcel in stream:
+            raise ValueError(parcel[:10])
+
+    async with famulus.open_app(app) as running:
+        await picky.send("x" * 10_000, key="k" * 500, headers={"h": "y" * 500})
+        await trio.sleep(10)
+        assert running.statistics().dead_letters == 1
+    (message,) = broker.messages("parcels.dead-letter")
+    letter = famulus.DeadLetter.of(message)
+    assert letter is not None
+    assert letter.left_out == frozenset(left_out)
+    assert (letter.offset, letter.error_message) == (-1, "x" * 10)
+    assert message.value is None
+    assert letter.size > 10_000
+    assert (not letter.headers) == ("headers" in left_out)
+    assert "lost, since no log has them" in caplog.text
+
+
 async def test_a_letter_is_written_though_the_error_cannot_say_what_it_is(broker: MemoryBroker) -> None:
     put(broker, ProducerRecord(None, b"bad"), ProducerRecord(None, b"fine"))
     async with famulus.open_app(picky(broker, Unspeakable())):
@@ -143,3 +170,12 @@ def test_a_letter_with_headers_that_make_no_sense_is_read_all_the_same() -> None
     letter = famulus.DeadLetter.of(Message("d", 0, 0, 0.0, 0, headers, None, b""))
     assert letter is not None
     assert (letter.topic, letter.offset, letter.timestamp, letter.attempts) == ("", -1, None, 1)
+
+
+@pytest.mark.parametrize("timestamp", [b"nan", b"inf", b"-1", b"1e300"])
+def test_a_time_or_a_number_that_no_broker_takes_is_none(timestamp: bytes) -> None:
+    numbers = ((f"{PREFIX}offset", b"9" * 40), (f"{PREFIX}size", b"9" * 5000))
+    headers = (("famulus-dead-letter", b"d"), (f"{PREFIX}timestamp", timestamp), *numbers)
+    letter = famulus.DeadLetter.of(Message("d", 0, 0, 0.0, 0, headers, None, b""))
+    assert letter is not None
+    assert (letter.timestamp, letter.offset, letter.size) == (None, -1, 0)

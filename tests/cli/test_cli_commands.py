@@ -212,6 +212,12 @@ def test_a_topic_that_the_broker_does_not_have(shared: Shared) -> None:
     assert "nowhere" in result.stderr
 
 
+def test_an_agents_name_without_its_sign_is_pointed_out(shared: Shared) -> None:
+    result = call("send", "tally", "1")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("did you mean the agent, @tally?\n")
+
+
 def test_a_message_that_the_broker_does_not_take(shared: Shared) -> None:
     shared.failure = famulus.ProduceError("the disk is full")
     result = call("send", "orders", "1")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from math import inf
+from typing import Any
 
 import click
 import pytest
@@ -11,7 +14,7 @@ import trio
 from famulus.channels.letters import MARK, PREFIX
 from famulus.channels.memory import MemoryBroker, MemoryTransport
 from famulus.channels.message import TP, ProducerRecord
-from famulus.channels.transport import ConsumerOptions
+from famulus.channels.transport import ConsumerOptions, Reader
 from famulus.cli.letter_reading import GROUP, MOST, Listener, Selection, look
 from famulus.cli.letter_replay import Replay, survey
 
@@ -141,3 +144,65 @@ async def test_a_replay_that_another_one_joins_stops_and_says_so(broker: MemoryB
                     await run(transport, replaying(transport, delivery_timeout=inf))
     assert len(broker.messages("orders")) == MOST
     assert broker.group(GROUP).committed == {}
+
+
+async def test_a_letter_that_does_not_say_where_it_came_from_is_named_and_holds_no_other_up(
+    broker: MemoryBroker,
+) -> None:
+    bury(broker, 2)
+    broker.append(TP(LETTERS, 0), [ProducerRecord(None, b"?", ((MARK, LETTERS.encode()), (f"{PREFIX}offset", b"4")))])
+    transport = MemoryTransport(broker=broker)
+    said: list[str] = []
+    async with transport.open():
+        stack = await look(transport, [LETTERS], None)
+        goals, homeless = await survey(transport, stack, stack.start(from_beginning=False), Selection())
+        assert (goals, homeless) == ({"orders": 2}, 1)
+        replay = replaying(transport, say=said.append)
+        await run(transport, replay)
+    assert (replay.sent, replay.refused) == (2, 1)
+    assert said == [f"{LETTERS}-0@2: its headers do not say where it came from"]
+
+
+async def test_a_message_that_the_broker_does_not_give_now_is_not_taken_for_gone(broker: MemoryBroker) -> None:
+    bury(broker, 1)
+    broker.append(TP("orders", 0), [ProducerRecord(None, b"whole")])
+    facts = {"topic": b"orders", "partition": b"0", "offset": b"0", "left-out": b"value", "size": b"5"}
+    headers = ((MARK, LETTERS.encode()), *((f"{PREFIX}{name}", text) for name, text in facts.items()))
+    broker.append(TP(LETTERS, 0), [ProducerRecord(None, None, headers)])
+    transport = SlowSource(broker=broker)
+    async with transport.open():
+        with pytest.raises(
+            click.ClickException, match="could not be fetched within 10 s; the next replay goes on there"
+        ):
+            await run(transport, replaying(transport))
+        assert broker.group(GROUP).committed == {}
+        transport.slow = False
+        replay = replaying(transport)
+        await run(transport, replay)
+    assert (replay.sent, replay.refused) == (2, 0)
+    assert broker.messages("orders")[-1].value == b"whole"
+
+
+class SlowSource(MemoryTransport):
+    """Whose reads of the topic `orders` do not come back."""
+
+    slow = True
+
+    @asynccontextmanager
+    async def open_reader(self, start: Any, *, on_reset: Any = None) -> AsyncIterator[Reader]:
+        if self.slow and any(tp.topic == "orders" for tp in start):
+            await trio.sleep_forever()
+        async with super().open_reader(start, on_reset=on_reset) as reader:
+            yield reader
+
+
+async def test_it_is_told_how_many_letters_were_looked_at(broker: MemoryBroker) -> None:
+    bury(broker, COUNT)
+    transport = MemoryTransport(broker=broker)
+    looked: list[int] = []
+    async with transport.open():
+        stack = await look(transport, [LETTERS], None)
+        start = stack.start(from_beginning=False)
+        await survey(transport, stack, start, Selection(), looked.append)
+        assert sum(looked) == stack.size(start) == COUNT
+    assert max(looked) <= MOST

@@ -11,12 +11,13 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 SERVERS = {"tcp_channel.py"}  # it runs until it is stopped: tests/examples/test_example_tcp_channel.py
 EXAMPLES = sorted({path.name for path in (ROOT / "examples").glob("*.py")} - SERVERS)
-ELSEWHERE = {"kafka_agents.py", "streams.py"}  # they need a Kafka: tests/test_benchmarks.py
+ELSEWHERE = {"kafka_agents.py", "rpc.py", "streams.py"}  # they need a Kafka: tests/test_benchmarks.py
 BENCHMARKS = sorted({path.name for path in (ROOT / "benchmarks").glob("[!_]*.py")} - ELSEWHERE)
 
 # For each program: its arguments, and what it prints.
 EXPECTED = {
     "examples/hello.py": ([], "double(21) is 42"),
+    "examples/orders.py": ([], "no luck: agent checkout: agent stock: LookupError: 0 plums left"),
     "examples/flights.py": (["worker", "-l", "warning"], "1,000 flights, and their mean departure delay"),
     "examples/supervision.py": ([], "feed: worker, running, 2 restarts"),
     "benchmarks/in_process.py": (["--messages", "1000", "--rounds", "1", "--no-faust"], "local channel → agent"),

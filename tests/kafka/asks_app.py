@@ -13,6 +13,7 @@ is interrupted. ``NUMBERS`` names the app, its group and its topic; the other va
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 from collections import Counter
@@ -78,12 +79,19 @@ async def ask_some() -> None:
         print(f"ended {json.dumps(asking.ended)}", flush=True)
 
 
+async def until_interrupted(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT) as interrupts:
+        print("asking", flush=True)
+        async for _ in interrupts:
+            scope.cancel()
+
+
 async def be_client(broker: str) -> None:
     asking = Asking()
     async with famulus.open_client(app, broker=broker, consumer_group_instance_id=CLIENT) as client:
-        print("asking", flush=True)
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(until_interrupted, nursery.cancel_scope)
                 slots = trio.CapacityLimiter(50)
 
                 async def ask(number: int) -> None:
@@ -113,11 +121,9 @@ def sockets() -> list[str]:
 def client(broker: str) -> None:
     """Until SIGINT. Then nothing may be left, and it says what is."""
     before = sockets()
-    try:
-        trio.run(be_client, broker)
-    except* KeyboardInterrupt:
-        left = {"threads": threading.active_count() - 1, "sockets": len(set(sockets()) - set(before))}
-        print(f"left {json.dumps(left)}", flush=True)
+    trio.run(be_client, broker)
+    left = {"threads": threading.active_count() - 1, "sockets": len(set(sockets()) - set(before))}
+    print(f"left {json.dumps(left)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import socket
 
 import pytest
@@ -218,3 +219,45 @@ async def test_callbacks_that_are_ready_run_in_one_go_and_let_others_have_their_
         nursery.cancel_scope.cancel()
     between = [later - earlier for earlier, later in itertools.pairwise(at_their_turns)]
     assert 50 < max(between) < 250
+
+
+def test_an_interrupt_in_the_middle_of_the_loop_leaves_it_running() -> None:
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    async def main() -> None:
+        async with Bridge().open() as bridge:
+            bridge.loop.call_soon(signal.raise_signal, signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                await trio.sleep(60)
+            assert await bridge.call(answer) == 1
+
+    trio.run(main)
+
+
+def test_a_callback_that_ends_the_program_lets_the_clients_say_goodbye() -> None:
+    said: list[str] = []
+
+    async def client() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.01)
+            said.append("goodbye")
+
+    def leave() -> None:
+        raise SystemExit("of a callback")
+
+    async def main() -> None:
+        async with Bridge().open() as bridge:
+            call = bridge.start(client)
+            bridge.loop.call_soon(leave)
+            with trio.CancelScope(shield=True), pytest.raises(trio.ClosedResourceError):
+                await call.wait()
+            said.append("told")
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        trio.run(main)
+    assert caught.value.subgroup(SystemExit)
+    assert said == ["goodbye", "told"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiokafka import errors as kafka_errors
 
-from famulus.channels.errors import BrokerUnavailable, ProduceError, TransportError
+from famulus.channels.errors import BrokerUnavailable, MessageTooLarge, ProduceError, TransportError
 from famulus.kafka.errors import translated
 
 
@@ -13,7 +13,11 @@ from famulus.kafka.errors import translated
     ("error", "ours", "advice"),
     [
         (kafka_errors.NodeNotReadyError("node id 1"), BrokerUnavailable, "advertised.listeners"),
-        (kafka_errors.MessageSizeTooLargeError(), ProduceError, "raise that, or .* lower our producer_max_batch_bytes"),
+        (
+            kafka_errors.MessageSizeTooLargeError(),
+            MessageTooLarge,
+            "raise that, or .* lower our producer_max_batch_bytes",
+        ),
         (kafka_errors.TopicAuthorizationFailedError("orders"), TransportError, "ACLs do not allow it"),
         (kafka_errors.SaslAuthenticationFailed(), TransportError, "check user, password and sasl_mechanism"),
     ],

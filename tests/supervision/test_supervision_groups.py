@@ -1,6 +1,8 @@
 """One-for-all and rest-for-one, carried out."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from math import inf
 
 import attrs
 import pytest
@@ -16,6 +18,7 @@ from famulus.supervision import (
     SupervisorStopping,
     SupervisorStrategy,
     child,
+    current_child,
     open_supervisor,
     supervisor,
     trap_stop,
@@ -363,3 +366,45 @@ async def test_a_restart_by_hand_that_another_one_overtakes_leaves_no_trace(numb
         cast.crash["x"].set()
         await trio.sleep(20)
         assert [(h.name, h.state) for h in sup.children.values()] == [("x", "running"), ("b", "running")]
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_restart_by_hand_that_the_group_s_restart_cancels_leaves_the_child_stopped(
+    turns: int,
+) -> None:
+    """Whoever restarts it is of the group too, as one who follows an assignment is; it looks again when it is back."""
+    complete, crash = trio.Event(), trio.Event()
+    ends: list[str] = []
+
+    async def crashing() -> None:
+        if not ends:
+            await crash.wait()
+            ends.append("crashed")
+            raise ValueError
+        await trio.sleep_forever()
+
+    async def worker() -> None:
+        await trio.sleep_forever()
+
+    async def starter() -> None:
+        await complete.wait()
+        handle = current_child().parent.children["worker"]
+        if not ends:
+            crash.set()
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            with suppress(SupervisorStopping):  # the group's restart has stopped it on its way
+                await handle.restart()
+        while True:
+            await trio.sleep(1)
+            if handle.state == "stopped":
+                await handle.restart()
+
+    strategy = OneForAllSupervisor(backoff=Backoff(min=5, max=5, jitter=0), max_restarts=inf)
+    async with open_supervisor(strategy) as sup:
+        await sup.start(child(crashing))
+        await sup.start(child(starter))
+        await sup.start(child(worker))
+        complete.set()
+        await trio.sleep(100)
+        assert {handle.state for handle in sup.children.values()} == {"running"}
