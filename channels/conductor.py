@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from math import inf
 
 import trio
 
@@ -243,8 +244,12 @@ class Conductor:
             if self._subscriber.settled:
                 self._assigned.set()
         batches: list[Batch] = []
-        with trio.move_on_at(self._subscriber.look_at):
+        look_at = self._subscriber.look_at
+        if look_at == inf:  # as almost always: a scope would cost more than the wait
             batches = await consumer.fetch(self._room(consumer))
+        else:
+            with trio.move_on_at(look_at):
+                batches = await consumer.fetch(self._room(consumer))
         for batch in batches:
             self._deliver(batch)
 

@@ -42,7 +42,16 @@ class ReadAhead:
         self._connected = True
         self._news = trio.Event()
         self._waiter: asyncio.Future[None] | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._only_look = False  # whether there was no other news
         self.damage = Damage(log)
+
+    async def begin(self) -> None:
+        """A checkpoint for what goes on to take or to wait: a full one only where it may not have to wait."""
+        if self._inside.has_some:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
 
     def take(self, tp: TP, most: int, generation: int) -> list[Message]:
         """Up to `most` messages; moves the partition's position, over markers too. Without a checkpoint.
@@ -67,6 +76,7 @@ class ReadAhead:
 
     def tell(self) -> None:
         """End the wait that is under way, or the next one if that was not for the same news."""
+        self._only_look = False
         self._news.set()
 
     async def wait(self, *, watched: bool = True, until: float = inf) -> None:
@@ -81,11 +91,17 @@ class ReadAhead:
             self._waiter.add_done_callback(self._on_news)
         if self._news.is_set():
             self._news = trio.Event()
-        while not self._news.is_set():
-            with trio.move_on_after(_LOOK):
-                await self._news.wait()
+        self._only_look = False
+        while True:
+            if self._look is None:  # it goes on over many waits: a deadline for each would cost more than the wait
+                self._look = self._inside.call_later(_LOOK, self._on_look)
+            await self._news.wait()
             if watched:
                 self._report_connection()
+            if not self._only_look:
+                break
+            self._only_look = False
+            self._news = trio.Event()
             if self._inside.resets or trio.current_time() >= until or (self.damage and self.damage.due):
                 break
         # Woken because all is over: then the cancellation that comes with it says more than a closed consumer.
@@ -104,4 +120,10 @@ class ReadAhead:
     def _on_news(self, waiter: asyncio.Future[None]) -> None:
         if not waiter.cancelled():
             waiter.exception()  # `check_errors` has it too
-        self._news.set()
+        self.tell()
+
+    def _on_look(self) -> None:
+        self._look = None
+        if not self._news.is_set():
+            self._only_look = True
+            self._news.set()

@@ -15,7 +15,8 @@ import logging
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import trio
@@ -24,6 +25,9 @@ with warnings.catch_warnings():
     # It names asyncio's child watchers when imported, which Python 3.12 deprecates; we start no processes.
     warnings.simplefilter("ignore", DeprecationWarning)
     import trio_asyncio
+    from trio_asyncio._handles import AsyncHandle
+
+from .pump import Pump, quicken
 
 __all__ = ["Bridge", "Call", "Crossing"]
 
@@ -33,7 +37,6 @@ T = TypeVar("T")
 Q = TypeVar("Q")
 Args = TypeVarTuple("Args")
 
-_AT_ONCE = 100  # callbacks that the loop runs before trio's other tasks have their turn
 _ROUNDS = 5  # times that what is left at the end gets cancelled, a second apart: some code swallows the first
 
 
@@ -71,6 +74,7 @@ class Bridge:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pump: Pump | None = None
         self._ready = trio.Event()
         self._close = trio.Event()
         self._crash: BaseException | None = None
@@ -100,7 +104,8 @@ class Bridge:
         with trio.CancelScope(shield=True):
             async with trio_asyncio.open_loop() as loop:
                 loop.set_exception_handler(_report)
-                _run_on(loop, self._crashed)
+                current: ContextVar[Any] = trio_asyncio.current_loop
+                self._pump = quicken(loop, current, AsyncHandle, self._crashed)
                 self._loop = loop
                 self._ready.set()
                 try:
@@ -147,6 +152,21 @@ class Bridge:
     async def call(self, function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) -> T:
         """Start it and wait for the outcome; see `Call.wait`."""
         return await self.start(function, *args).wait()
+
+    def run(self, function: Callable[[*Args], T], *args: *Args) -> T:
+        """Call a function of asyncio's that does not wait, as if by the loop; what it makes ready runs at once too.
+
+        May be called by any trio task of the run, which goes on without a turn of the others.
+        """
+        loop = self.loop
+        if self._pump is not None:
+            return self._pump.run_here(function, *args)
+        current: ContextVar[Any] = trio_asyncio.current_loop
+        token = current.set(loop)
+        try:
+            return function(*args)
+        finally:
+            current.reset(token)
 
     async def try_call(
         self, seconds: float, function: Callable[[*Args], Coroutine[Any, Any, object]], *args: *Args
@@ -225,51 +245,6 @@ async def _close_sockets(loop: asyncio.AbstractEventLoop) -> None:
     for transport in list(getattr(inside, "_transports", {}).values()):
         transport.abort()
     await asyncio.sleep(0)
-
-
-def _run_on(loop: asyncio.AbstractEventLoop, crashed: Callable[[BaseException], None]) -> None:
-    """Have the loop run what is ready in one go, as asyncio's own does, and go on whatever happens.
-
-    trio-asyncio runs one callback each time that trio comes to its task, and looks into the code of each whether it is a
-    coroutine function, which asyncio does in debug mode only. An ask through the broker is some 34 callbacks of its caller's
-    loop; like this they take 11 turns of trio's instead of 37.
-
-    An exception that asyncio lets through, such as an interrupt that came while a callback ran, was the end of the loop; then
-    whoever waited for its tasks did so for ever, trio-asyncio itself included. Now interrupts are raised elsewhere, and `crashed`
-    is told.
-    """
-    inside: Any = loop
-    run_one: Callable[..., Awaitable[None]] | None = getattr(inside, "_main_loop_one", None)
-    if run_one is None:  # a release that does it otherwise
-        return
-
-    @trio.lowlevel.enable_ki_protection
-    async def run_on(no_wait: bool = False) -> None:
-        if no_wait:
-            await run_one(True)
-            return
-        while not inside._stopped.is_set():
-            try:
-                await run_one(False)
-                with suppress(trio.WouldBlock):
-                    for _ in range(_AT_ONCE):
-                        await run_one(True)
-            except (SystemExit, KeyboardInterrupt) as error:
-                if type(error) not in (SystemExit, KeyboardInterrupt):  # trio-asyncio's own way to stop it
-                    raise
-                crashed(error)
-
-    inside._main_loop_one = run_on
-    if not loop.get_debug():
-        inside._check_callback = _unchecked
-    loop.call_soon(_nothing)  # so that it comes to this
-
-
-def _nothing() -> None: ...
-
-
-def _unchecked(callback: object, method: str) -> None:
-    """In the place of the look into a callback's code."""
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -117,7 +117,10 @@ class KafkaConsumer(Consumer):
     # -- reading -------------------------------------------------------------------------------------------
 
     async def fetch(self, room: Mapping[TP, int]) -> list[Batch]:
-        await trio.lowlevel.checkpoint()
+        if self._woken:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._ahead.begin()
         while True:
             self._check_open()
             self._check_errors("fetching")

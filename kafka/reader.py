@@ -75,7 +75,7 @@ class KafkaReader(Reader):
     async def fetch(self, most: int) -> list[Batch]:
         if most < 1:
             raise ValueError(f"fetch({most}): expected at least 1")
-        await trio.lowlevel.checkpoint()
+        await self._ahead.begin()
         while True:
             if self._closed:
                 raise trio.ClosedResourceError("this reader is closed")

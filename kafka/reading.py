@@ -111,6 +111,16 @@ class ReadingInside:
         future: asyncio.Future[None] = self._fetcher._create_fetch_waiter()
         return future
 
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        """Have asyncio call something."""
+        timer: asyncio.TimerHandle = self._fetcher._loop.call_later(seconds, callback)
+        return timer
+
+    @property
+    def has_some(self) -> bool:
+        """Whether `take` may have something, of any partition."""
+        return bool(self._fetcher._records)
+
     def take(self, tp: TP, most: int, generation: int) -> list[Message]:
         """Up to `most` messages of what has been fetched of a partition; moves its position, over markers too.
 

@@ -27,8 +27,9 @@ from ..channels.transport import ProduceResult
 from .bridge import Bridge
 from .clients import start_client
 from .errors import CALL_FAILURES, is_passing, translated
-from .producer import fill, make_producer
+from .producer import make_producer
 from .url import KafkaSettings
+from .writing import fill
 
 __all__ = ["KafkaTransactions"]
 

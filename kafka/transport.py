@@ -231,8 +231,10 @@ class KafkaTransport(Transport):
     # -- writing -------------------------------------------------------------------------------------------
 
     async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> Mapping[TP, ProduceResult | Exception]:
-        _, producer = await self._ready()
-        return await producer.produce(batches)
+        await trio.lowlevel.checkpoint_if_cancelled()  # it will wait
+        if self._producer is None:
+            raise trio.ClosedResourceError(f"{self!r} is not open")
+        return await self._producer.produce(batches)
 
     async def transact(
         self,

@@ -64,7 +64,7 @@ async def test_topics_of_callers_who_left_do_not_come_back_and_hold_no_offset(
                 await trio.sleep(0.5)
             assert topic not in await transport.list_topics()
             assert topic not in producer.client._topics
-            assert TP(topic, 0) not in transport._producer._sent
+            assert TP(topic, 0) not in transport._producer._writing._sent
     assert not [
         record for record in caplog.records if record.name.startswith("famulus") and record.levelno > logging.INFO
     ]
