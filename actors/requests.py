@@ -63,7 +63,7 @@ class AgentRequest:
         self._agent = agent
         self._address = address
         self.correlation_id = correlation_id
-        self._mode = mode
+        self._mode: Mode = mode
         self._answered = 0
         self._heir: AgentRequest | None = None  # at a further attempt
         self._parts = 0
