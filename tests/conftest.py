@@ -1,5 +1,6 @@
 """What every test of ours has: trio on virtual time, a hard limit, and one seed for all that is random."""
 
+import logging
 import os
 import random
 import signal
@@ -41,6 +42,19 @@ def pytest_report_header() -> str:
 def seed() -> int:
     """For torture runs: `random.Random(seed)`. Set FAMULUS_SEED to the printed number to see a run again."""
     return SEED
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Generator[None, None, None]:
+    """A command that is run in this process sets up logging: the next test shall not find it so."""
+    loggers = [logging.getLogger(name) for name in (None, "aiokafka")]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        for handler in [handler for handler in logger.handlers if handler not in handlers]:
+            logger.removeHandler(handler)
+            handler.close()
 
 
 # In CI nothing may be skipped: there a skip is a failure. What a contract class does without, it says with the reason.
