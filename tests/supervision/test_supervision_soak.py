@@ -100,7 +100,7 @@ def objects() -> int:
 @pytest.mark.parametrize(
     "crashes",
     [
-        pytest.param(5_000, marks=pytest.mark.slow),
+        pytest.param(5_000, marks=[pytest.mark.slow, pytest.mark.hard_timeout(300)]),
         pytest.param(100_000, marks=[pytest.mark.torture, pytest.mark.hard_timeout(1800)]),
     ],
 )
