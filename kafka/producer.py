@@ -41,6 +41,7 @@ class KafkaProducer:
         self._starting = trio.Lock()
         self._partitions: dict[str, int] = {}
         self._writing = Writing(settings.produce_timeout)
+        bridge.at_end(self._writing.close)
 
     async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> dict[TP, ProduceResult | Exception]:
         """See `Transport.produce`."""
