@@ -123,7 +123,6 @@ class Writes:
 
     def _late(self) -> None:
         self._grace = True
-        self._timer.cancel()  # it has run; it would know us, and we it
         for tp, write in self.of.items():
             self._give_up(tp, write)
         self.over.set()
