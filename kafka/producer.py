@@ -119,6 +119,8 @@ class KafkaProducer:
         async with self._starting:
             client = self._client
             if client is None:
+                if self._writing.closed:  # a client made now would be left behind
+                    raise trio.ClosedResourceError("the connection to the broker was closed")
                 client = self._client = await start_client(
                     self._bridge,
                     self._make,

@@ -479,7 +479,7 @@ def test_what_ends_the_program_lets_the_clients_say_goodbye_wherever_it_is_raise
             elif place == "reader":
                 bridge.run(loop.add_reader, ours, leave)
             elif place == "what a reader makes ready":
-                bridge.run(loop.add_reader, ours, loop.call_soon, leave)
+                bridge.run(loop.add_reader, ours, lambda: loop.call_soon(leave))
             else:
                 bridge.run(loop.call_soon, leave)
             with trio.fail_after(20):
