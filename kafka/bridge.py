@@ -25,7 +25,11 @@ with warnings.catch_warnings():
     # It names asyncio's child watchers when imported, which Python 3.12 deprecates; we start no processes.
     warnings.simplefilter("ignore", DeprecationWarning)
     import trio_asyncio
-    from trio_asyncio._handles import AsyncHandle
+
+    try:
+        from trio_asyncio._handles import AsyncHandle
+    except ImportError:  # a release that has it elsewhere: its loop is left as it is
+        AsyncHandle = None
 
 from .pump import Pump, quicken
 
@@ -78,6 +82,7 @@ class Bridge:
         self._ready = trio.Event()
         self._close = trio.Event()
         self._crash: BaseException | None = None
+        self._at_end: list[Callable[[], None]] = []
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Bridge]:
@@ -113,6 +118,8 @@ class Bridge:
                     await self._end_tasks(loop)
                 finally:
                     self._loop = None
+                    for function in self._at_end:
+                        function()
             if self._crash is not None:
                 raise self._crash
 
@@ -149,10 +156,15 @@ class Bridge:
         loop = self.loop
         return Call(loop.create_task(function(*args), name=getattr(function, "__qualname__", None)))
 
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Have it called once no task of asyncio's runs any more, however that came: what waits for one is to be told."""
+        self._at_end.append(function)
+
     async def call(self, function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) -> T:
         """Start it and wait for the outcome; see `Call.wait`."""
         return await self.start(function, *args).wait()
 
+    @trio.lowlevel.enable_ki_protection
     def run(self, function: Callable[[*Args], T], *args: *Args) -> T:
         """Call a function of asyncio's that does not wait, as if by the loop; what it makes ready runs at once too.
 

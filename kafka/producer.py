@@ -41,6 +41,7 @@ class KafkaProducer:
         self._starting = trio.Lock()
         self._partitions: dict[str, int] = {}
         self._writing = Writing(settings.produce_timeout)
+        bridge.at_end(self._writing.close)
 
     async def produce(self, batches: Mapping[TP, Sequence[ProducerRecord]]) -> dict[TP, ProduceResult | Exception]:
         """See `Transport.produce`."""
@@ -118,6 +119,8 @@ class KafkaProducer:
         async with self._starting:
             client = self._client
             if client is None:
+                if self._writing.closed:  # a client made now would be left behind
+                    raise trio.ClosedResourceError("the connection to the broker was closed")
                 client = self._client = await start_client(
                     self._bridge,
                     self._make,

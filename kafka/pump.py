@@ -30,13 +30,19 @@ _AT_ONCE = 100  # callbacks that run before trio's other tasks have their turn
 _MANY_TIMERS = 1000  # from here on, those that were cancelled are looked for
 _REPLACED = ("call_soon", "_queue_handle", "_io_task", "_main_loop_one", "_q_send")
 _USED = ("_timers", "_stopped", "_stop_wait", "_nursery", "_check_closed")
+_OF_HANDLES = ("_scope", "_raise", "_started")
 
 
 def quicken(
-    loop: AbstractEventLoop, current: ContextVar[Any], is_trio: type[Handle], crashed: Callable[[BaseException], None]
+    loop: AbstractEventLoop,
+    current: ContextVar[Any],
+    is_trio: type[Handle] | None,
+    crashed: Callable[[BaseException], None],
 ) -> Pump | None:
     """Have the callbacks of a loop that has just been opened run by a pump; None where it does not look like it should."""
     inside: Any = loop
+    if is_trio is None or not all(hasattr(is_trio, name) for name in _OF_HANDLES):
+        return None
     if not all(hasattr(loop, name) for name in (*_REPLACED, *_USED)):
         return None
     pump = Pump(loop, current, is_trio, crashed)
@@ -57,6 +63,16 @@ def _unchecked(callback: object, method: str) -> None:
 
 def _nothing() -> None:
     """For a callback that is only to be run."""
+
+
+def _stop(reason: BaseException) -> None:
+    """For the end of the loop, where it was not met by the loop's own task."""
+    raise reason
+
+
+def _is_end(error: BaseException) -> bool:
+    """Whether it is trio-asyncio's own way to stop the loop; a program may have exits of its own."""
+    return type(error).__module__.partition(".")[0] == "trio_asyncio"
 
 
 class Pump:
@@ -155,12 +171,16 @@ class Pump:
                             break
                         raise
                     if not handle._cancelled:
-                        self._run_held(handle._run)
+                        try:
+                            self._run_held(handle._run)
+                        except (SystemExit, KeyboardInterrupt) as error:
+                            self._crashed(error)
             except Exception as error:
                 handle._raise(error)
 
     # -- for the bridge ----------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def run_here(self, function: Callable[[*Args], T], *args: *Args) -> T:
         """Call a function of asyncio's, which does not wait, in the current task of trio's, and then what it makes ready.
 
@@ -174,6 +194,7 @@ class Pump:
 
     # -- inside ------------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def _run_held(self, function: Callable[[*Args], T], *args: *Args) -> T:
         if self._held:
             return function(*args)
@@ -181,7 +202,10 @@ class Pump:
         try:
             result = function(*args)
             if self._loop._stop_wait is None:  # else the end of the loop may be among them, which is for its own task
-                handle = self._round()
+                try:
+                    handle = self._round()
+                except SystemExit as end:  # that began in this round
+                    handle = Handle(_stop, (end,), self._loop)
                 if handle is not None:
                     self._ready.appendleft(handle)
             return result
@@ -206,7 +230,7 @@ class Pump:
                 if not handle._cancelled:
                     handle._run()
         except (SystemExit, KeyboardInterrupt) as error:
-            if type(error) not in (SystemExit, KeyboardInterrupt):  # trio-asyncio's own way to stop it
+            if _is_end(error):
                 raise
             self._crashed(error)
         finally:
@@ -245,6 +269,7 @@ class Pump:
         if when < self._scope.deadline:
             self._scope.deadline = when
 
+    @trio.lowlevel.enable_ki_protection
     def _wake(self) -> None:
         task, self._sleeper = self._sleeper, None
         if task is not None:

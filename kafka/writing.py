@@ -139,7 +139,7 @@ class Writing:
         self._most = most
         self._sent: dict[TP, Write] = {}  # not settled, or written and its receipt not handed over
         self._turns: dict[TP, asyncio.Lock] = {}
-        self._queued: Counter[TP] = Counter()  # writes that have a task and are not done
+        self._queued: Counter[TP] = Counter()  # writes that have a task or a batch and are not done
         self._tasks: set[asyncio.Task[None]] = set()
         self._waited_for: set[trio.Event] = set()
         self.closed = False
@@ -157,11 +157,12 @@ class Writing:
             trio.ClosedResourceError: it is, and some have no outcome.
         """
         over = writes.over
-        self._waited_for.add(over)
-        try:
-            await over.wait()
-        finally:
-            self._waited_for.discard(over)
+        if not self.closed:
+            self._waited_for.add(over)
+            try:
+                await over.wait()
+            finally:
+                self._waited_for.discard(over)
         if self.closed and not all(write.outcome.done() for write in writes.of.values()):
             raise trio.ClosedResourceError("the connection to the broker was closed")
 
@@ -212,8 +213,10 @@ class Writing:
         number = inside._txn_manager._sequence_numbers[partition]
         write.builder = builder
         self._sent[tp] = write
+        self._queued[tp] += 1
 
         def written(receipt: asyncio.Future[Any]) -> None:
+            self._one_less(tp)
             if receipt.cancelled():  # as nobody of ours does
                 return
             error = receipt.exception()
@@ -230,9 +233,13 @@ class Writing:
             async with self._turns.setdefault(tp, asyncio.Lock()):
                 await self._write_in_turn(client, tp, write)
         finally:
-            self._queued[tp] -= 1
-            if not self._queued[tp]:
-                del self._queued[tp]
+            self._one_less(tp)
+
+    def _one_less(self, tp: TP) -> None:
+        """A write is done, and has put the client's numbers right: the next one may count on them."""
+        self._queued[tp] -= 1
+        if not self._queued[tp]:
+            del self._queued[tp]
 
     async def _write_in_turn(self, client: AIOKafkaProducer, tp: TP, write: Write) -> None:
         """Write after what was sent before; leave it in `_sent` if it may be in the log and nobody knows yet."""
