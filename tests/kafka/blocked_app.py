@@ -8,7 +8,7 @@ import famulus
 
 NAME = os.environ.get("BLOCKED", "blocked")
 GATE = os.environ.get("BLOCKED_GATE", "")
-ALL, EACH = 160_001, 16_000
+ALL, EACH = 300_001, 30_000
 
 
 def there(path: str) -> bool:

@@ -69,8 +69,8 @@ def read_all(app: famulus.App, seen: list[str], *topics: str, pattern: str | Non
 async def test_pain_1_a_blocked_agent_keeps_neither_memory_nor_the_others_and_stays_a_member(
     kafka_broker: RunningKafka, name: str, tmp_path: Path
 ) -> None:
-    """160,000 messages of 1 kB behind it would be 160 MB; the settings allow it a fraction of that."""
-    count, buffer, fetch = 160_000, 1_000, 262_144
+    """300,000 messages of 1 kB behind it would be 300 MB; the settings allow it a fraction of that."""
+    count, buffer, fetch = 300_000, 1_000, 262_144
     session = 6.0
     blocked, free = f"{name}-blocked", f"{name}-free"
     gate = tmp_path / "gate"
