@@ -114,12 +114,15 @@ def table_of_logs(db: sqlite3.Connection) -> list[Log]:
 
 
 def retain(db: sqlite3.Connection, one: Log, now: float) -> int:
-    """Let a log begin where its retention wants it; that offset. Rows are dropped as a whole, when their newest record is due."""
+    """Let a log begin where its retention wants it; that offset. Rows are dropped as a whole.
+
+    The age of a record is the time since it was written, whatever its timestamp: one of last year may be sent today.
+    """
     first = one.first
     age = one.number("retention.ms", RETENTION_MS)
     if age >= 0:
         row = db.execute(
-            "SELECT min(base) FROM batches WHERE partition = ? AND next > ? AND newest >= ?",
+            "SELECT min(base) FROM batches WHERE partition = ? AND next > ? AND written >= ?",
             (one.id, first, now - age / 1000),
         ).fetchone()
         first = max(first, one.next if row[0] is None else row[0])

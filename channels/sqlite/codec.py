@@ -23,7 +23,7 @@ from zlib import crc32
 
 from ..message import Headers, Message, ProducerRecord
 
-__all__ = ["Damaged", "Entry", "Kept", "decode", "encode", "entries", "keep"]
+__all__ = ["Damaged", "Entry", "decode", "encode", "entries", "keep"]
 
 Number = TypeVar("Number", int, float)
 
@@ -48,16 +48,8 @@ class Entry(NamedTuple):
     value: bytes | None
 
 
-class Kept(NamedTuple):
-    """What compaction leaves of a batch."""
-
-    data: bytes
-    records: int
-    newest: float
-
-
-def encode(records: Sequence[ProducerRecord], now: float, *, stamp_all: bool) -> tuple[bytes, float]:
-    """The blob of these records, and the newest of their times.
+def encode(records: Sequence[ProducerRecord], now: float, *, stamp_all: bool) -> bytes:
+    """The blob of these records.
 
     Args:
         now: the time of records that have none, or with `stamp_all` of all.
@@ -71,7 +63,7 @@ def encode(records: Sequence[ProducerRecord], now: float, *, stamp_all: bool) ->
         times,
         None,
         stamped=stamp_all,
-    ), max(times)
+    )
 
 
 def _encode(
@@ -145,19 +137,17 @@ def entries(data: bytes, base: int) -> Iterator[Entry]:
         yield Entry(message.offset, message.timestamp, message.headers, message.key, message.value)
 
 
-def keep(data: bytes, base: int, some: Sequence[Entry]) -> Kept:
+def keep(data: bytes, base: int, some: Sequence[Entry]) -> bytes:
     """The blob of some records, at least one, of the batch `data`; their offsets stay."""
     flags = _HEADER.unpack_from(data)[1]
-    times = [entry.timestamp for entry in some]
-    blob = _encode(
+    return _encode(
         [entry.key for entry in some],
         [entry.value for entry in some],
         [entry.headers for entry in some],
-        times,
+        [entry.timestamp for entry in some],
         [entry.offset - base for entry in some],
         stamped=bool(flags & _STAMPED),
     )
-    return Kept(blob, len(some), max(times))
 
 
 class _Column(NamedTuple):

@@ -78,30 +78,31 @@ def _drop_some(
 ) -> int:
     """Drop what is superseded in the next rows; where they end."""
 
-    def stays(entry: Entry) -> bool:
-        if entry.value is None and entry.timestamp < forget and entry.offset < until:
+    def stays(entry: Entry, written: float) -> bool:
+        if entry.value is None and written < forget and entry.offset < until:
             return False
         return newest.get(_hash(entry.key), -1) <= entry.offset
 
     return drop(tx.db, partition, position, until, stays)
 
 
-def drop(db: sqlite3.Connection, partition: int, position: int, until: int, stays: Callable[[Entry], bool]) -> int:
-    """Keep of the next rows, those that begin below `until`, only what stays; where they end."""
+def drop(
+    db: sqlite3.Connection, partition: int, position: int, until: int, stays: Callable[[Entry, float], bool]
+) -> int:
+    """Keep of the next rows, those that begin below `until`, only what stays, given when it was written; where they end."""
     rows = db.execute(
-        "SELECT id, base, next, data FROM batches WHERE partition = ? AND next > ? AND base < ? ORDER BY next LIMIT ?",
+        "SELECT id, base, next, written, data FROM batches WHERE partition = ? AND next > ? AND base < ? ORDER BY next LIMIT ?",
         (partition, position, until, _ROWS),
     ).fetchall()
-    for row, base, behind, data in rows:
+    for row, base, behind, written, data in rows:
         position = behind
         before = list(entries(data, base))
-        after = [entry for entry in before if stays(entry)]
+        after = [entry for entry in before if stays(entry, written)]
         if not after:
             db.execute("DELETE FROM batches WHERE id = ?", (row,))
         elif len(after) < len(before):
             kept = keep(data, base, after)
             db.execute(
-                "UPDATE batches SET data = ?, bytes = ?, count = ?, newest = ? WHERE id = ?",
-                (kept.data, len(kept.data), kept.records, kept.newest, row),
+                "UPDATE batches SET data = ?, bytes = ?, count = ? WHERE id = ?", (kept, len(kept), len(after), row)
             )
     return position if rows else until

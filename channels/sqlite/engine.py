@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from ..errors import BrokerUnavailable, TransportError
+from .codec import Damaged
 from .file import open_reading, open_writing, translated
 from .peers import CHANGE, NEWS, Peers
 from .url import SqliteSettings
@@ -137,6 +138,7 @@ class Engine:
             self._writer = open_writing(self.settings)
             self._reader = open_reading(self.settings)
             self.peers.open()
+            self.peers.clear_dead()
         except BaseException as error:
             self._disconnect()
             if isinstance(error, OSError):
@@ -178,7 +180,7 @@ class Engine:
             finally:
                 if db.in_transaction:
                     db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, Damaged) as error:
             raise translated(error, self.settings) from error
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -269,7 +271,7 @@ class Engine:
             if job.prepare is not None:
                 job.prepare(db)
         except Exception as error:
-            job.error = translated(error, self.settings) if isinstance(error, sqlite3.Error) else error
+            job.error = self._meaning(error)
             return False
         return True
 
@@ -284,10 +286,13 @@ class Engine:
                 raise
             db.execute("ROLLBACK TO job")
             db.execute("RELEASE job")
-            job.error = translated(error, self.settings) if isinstance(error, sqlite3.Error) else error
+            job.error = self._meaning(error)
             return set()
         db.execute("RELEASE job")
         return transaction.pokes
+
+    def _meaning(self, error: Exception) -> Exception:
+        return translated(error, self.settings) if isinstance(error, sqlite3.Error | Damaged) else error
 
     # -- noticing --------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ MIGRATIONS: tuple[str, ...] = (
         clean INTEGER NOT NULL DEFAULT 0,
         UNIQUE (topic, number)
     );
-    -- base and next: the first offset of the batch and the first behind it. newest: of the times of its records.
+    -- base and next: the first offset of the batch and the first behind it. written: when, seconds since the epoch.
     -- append: the transaction that wrote it. There is no reference to partitions: housekeeping deletes orphans in steps.
     CREATE TABLE batches (
         id INTEGER PRIMARY KEY,
@@ -44,7 +44,7 @@ MIGRATIONS: tuple[str, ...] = (
         base INTEGER NOT NULL,
         next INTEGER NOT NULL,
         count INTEGER NOT NULL,
-        newest REAL NOT NULL,
+        written REAL NOT NULL,
         append INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
         data BLOB NOT NULL

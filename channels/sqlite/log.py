@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -17,6 +17,7 @@ from .codec import Damaged, decode, encode
 __all__ = [
     "Place",
     "Read",
+    "Row",
     "Wanted",
     "add_partitions",
     "append",
@@ -37,6 +38,13 @@ __all__ = [
 _ROW_RECORDS: Final = 500
 _ROW_BYTES: Final = 256 * 1024  # a row is what is read, dropped and compacted at once
 _FETCH_BYTES: Final = 8 * 1024 * 1024  # of one fetch, in all partitions
+
+
+class Row(NamedTuple):
+    """A batch as it is stored, and the number of its records."""
+
+    data: bytes
+    records: int
 
 
 @attrs.frozen
@@ -84,8 +92,8 @@ def place_of(db: sqlite3.Connection, tp: TP) -> Place:
 # -- writing ---------------------------------------------------------------------------------------------------
 
 
-def rows_of(tp: TP, place: Place, records: Sequence[ProducerRecord], now: float) -> Iterator[tuple[bytes, int, float]]:
-    """Records as they are stored, a few hundred to a row: data, number and newest time of each row.
+def rows_of(tp: TP, place: Place, records: Sequence[ProducerRecord], now: float) -> Iterator[Row]:
+    """Records as they are stored, a few hundred to a row.
 
     Raises:
         ProduceError: one cannot be stored.
@@ -101,33 +109,31 @@ def rows_of(tp: TP, place: Place, records: Sequence[ProducerRecord], now: float)
             if size > _ROW_BYTES and stop > start:
                 break
             stop += 1
-        data, newest = encode(records[start:stop], now, stamp_all=place.stamps)
-        yield data, stop - start, newest
+        yield Row(encode(records[start:stop], now, stamp_all=place.stamps), stop - start)
         start = stop
 
 
-def append(
-    db: sqlite3.Connection, place: Place, rows: Sequence[tuple[bytes, int, float]], mark: int
-) -> tuple[int, int] | None:
-    """Store encoded rows behind what there is; the first offset and the one behind the last. None: the partition is gone.
+def append(db: sqlite3.Connection, place: Place, rows: Sequence[Row], mark: int, now: float) -> int | None:
+    """Store encoded rows behind what there is; the first offset. None: the partition is gone.
 
     Args:
         mark: of the transaction, by which the rows can be found again.
+        now: from then on counts their time to be kept.
     """
     found = db.execute("SELECT next FROM partitions WHERE id = ?", (place.id,)).fetchone()
     if found is None:
         return None
     base = at = int(found[0])
     values = []
-    for data, count, newest in rows:
-        values.append((place.id, at, at + count, count, newest, mark, len(data), data))
+    for data, count in rows:
+        values.append((place.id, at, at + count, count, now, mark, len(data), data))
         at += count
     db.executemany(
-        "INSERT INTO batches (partition, base, next, count, newest, append, bytes, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO batches (partition, base, next, count, written, append, bytes, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         values,
     )
     db.execute("UPDATE partitions SET next = ? WHERE id = ?", (at, place.id))
-    return base, at
+    return base
 
 
 def was_appended(db: sqlite3.Connection, place: Place, base: int, mark: int) -> bool:

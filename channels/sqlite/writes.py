@@ -12,7 +12,7 @@ from ..transport import ProduceResult
 from .engine import Engine, Transaction
 from .file import translated
 from .groups import check_ownership, commit
-from .log import Place, append, place_of, result_of, rows_of, was_appended
+from .log import Place, Row, append, place_of, result_of, rows_of, was_appended
 from .peers import NEWS
 
 __all__ = ["Writes"]
@@ -37,7 +37,7 @@ class _Write:
         self.start = None if earlier is None else earlier.index(self.records)
         self.earlier = None if self.start is None else earlier
         self.rest: Sequence[ProducerRecord] = self.records
-        self.rows: list[tuple[bytes, int, float]] = []
+        self.rows: list[Row] = []
         self.now = 0.0
         self.place: Place | None = None
         self.base: int | None = None
@@ -133,18 +133,18 @@ class Writes:
 
     def _append_one(self, tx: Transaction, write: _Write) -> None:
         assert write.place is not None, "set when it was encoded"
-        found = append(tx.db, write.place, write.rows, tx.mark)
+        found = append(tx.db, write.place, write.rows, tx.mark, write.now)
         if found is None:  # the topic was deleted; perhaps there is a new one of that name
             self._places.pop(write.tp, None)
             place = write.place = self._places[write.tp] = place_of(tx.db, write.tp)
             write.rows = list(rows_of(write.tp, place, write.rest, write.now))
-            found = append(tx.db, place, write.rows, tx.mark)
+            found = append(tx.db, place, write.rows, tx.mark, write.now)
             if found is None:
                 raise UnknownTopic(f"the broker has no partition {write.tp}")
-        write.base, write.mark = found[0], tx.mark
+        write.base, write.mark = found, tx.mark
         tx.pokes.add(NEWS)
         # Where others wrote between two parts, only the offsets of the second are right.
-        base = found[0] - len(write.records) + len(write.rest)
+        base = found - len(write.records) + len(write.rest)
         write.outcome = result_of(base, write.records, write.place, write.now)
 
     async def transact(

@@ -108,7 +108,9 @@ class SqliteFaults(BrokerFaults):
 
     async def compact(self, tp: TP, offsets: Collection[int]) -> None:
         gone = set(offsets)
-        self._change(lambda db: drop(db, place_of(db, tp).id, 0, 2**62, lambda entry: entry.offset not in gone), NEWS)
+        self._change(
+            lambda db: drop(db, place_of(db, tp).id, 0, 2**62, lambda entry, _: entry.offset not in gone), NEWS
+        )
 
     async def skip_offsets(self, tp: TP, count: int) -> None:
         self._change(
