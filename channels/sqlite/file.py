@@ -120,6 +120,10 @@ def open_writing(settings: SqliteSettings) -> sqlite3.Connection:
                 f"{path} cannot be written ({error}): give this user the right to write the file and its directory, "
                 "or name another with broker='sqlite:///PATH'"
             ) from error
+        if _code(error) == sqlite3.SQLITE_NOTADB:
+            raise ImproperlyConfigured(
+                f"{path} is no database ({error}): name another file with broker='sqlite:///PATH'"
+            ) from error
         raise translated(error, settings) from error
     return db
 

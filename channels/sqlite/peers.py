@@ -76,7 +76,8 @@ class Peers:
 
     def close(self) -> None:
         """Vanish, and take the directory along if that was the last."""
-        self._path(self.name).unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have appeared
+            self._path(self.name).unlink(missing_ok=True)
         for fd in self._others.values():
             os.close(fd)
         self._others.clear()
