@@ -159,7 +159,8 @@ class Peers:
         """What others have poked with since the last time, each kind once."""
         with suppress(BlockingIOError):
             found = os.read(self.fd, _MOST)
-            return b"".join(kind for kind in (NEWS, CHANGE) if kind in found)
+            full = len(found) == _MOST  # what came later found no room
+            return b"".join(kind for kind in (NEWS, CHANGE) if full or kind in found)
         return b""
 
     def _names(self) -> list[str]:
