@@ -332,4 +332,8 @@ class Engine:
 
 async def _run_in(scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
     with scope:
-        await task()
+        try:
+            await task()
+        except trio.ClosedResourceError:  # it was about to ask for something when the end came
+            if not scope.cancel_called:
+                raise
