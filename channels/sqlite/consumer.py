@@ -67,6 +67,7 @@ class SqliteConsumer(Consumer):
         self._paused: set[TP] = set()
         self._damaged: dict[TP, str] = {}
         self._serving = False
+        self._waits = False
         self._woken = False
         self._heard = 0  # how often there was news
         self._read_at: dict[TP, int] = {}  # by partition, what that was when it was last read
@@ -315,7 +316,11 @@ class SqliteConsumer(Consumer):
             wanted = self._wanted(room)
             if wanted:
                 generation, heard = self._assignment.generation, self._heard
-                found = await self._engine.read(partial(read, wanted=wanted, generation=generation))
+                try:
+                    found = await self._engine.read(partial(read, wanted=wanted, generation=generation))
+                except BrokerUnavailable as error:
+                    await self._wait_for_broker(error)
+                    found = {}
                 batches = self._accept(wanted, found, generation, heard)
                 if batches:
                     self._woken = False
@@ -325,6 +330,13 @@ class SqliteConsumer(Consumer):
                 return []
             if not wanted or not self._wanted(room):
                 await self._news.wait()
+
+    async def _wait_for_broker(self, error: BrokerUnavailable) -> None:
+        if not self._waits:
+            self._waits = True
+            log.warning("group %s: reading waits: %s", self.options.group, error)
+        with trio.move_on_after(_PAUSE):
+            await self._news.wait()
 
     def _wanted(self, room: Mapping[TP, int]) -> list[Wanted]:
         """What is worth reading now, another partition first each time."""
@@ -349,6 +361,9 @@ class SqliteConsumer(Consumer):
         """Make what was read the member's own. Positions move here and in `seek`, without a checkpoint."""
         if not self._serving or self._assignment.generation != generation:
             return []
+        if found and self._waits:
+            self._waits = False
+            log.info("group %s: reading goes on", self.options.group)
         batches: list[Batch] = []
         for want in wanted:
             tp = want.tp

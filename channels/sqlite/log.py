@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from ..errors import ProduceError, TopicExists, UnknownTopic
+from ..errors import MessageTooLarge, ProduceError, TopicExists, UnknownTopic
 from ..message import TP, Message, ProducerRecord
 from ..transport import ProduceResult, TopicDescription
 from .codec import Damaged, decode, encode
@@ -55,11 +55,13 @@ class Place:
         id: never used again, so that it means the same log for ever.
         stamps: its broker gives all timestamps.
         compacted: its records need keys.
+        most: bytes of the largest record that it takes; None: as SQLite takes them.
     """
 
     id: int
     stamps: bool
     compacted: bool
+    most: int | None
 
 
 def _unknown_topic(name: str) -> UnknownTopic:
@@ -86,6 +88,7 @@ def place_of(db: sqlite3.Connection, tp: TP) -> Place:
         found[0],
         config.get("message.timestamp.type") == "LogAppendTime",
         "compact" in config.get("cleanup.policy", ""),
+        int(config["max.message.bytes"]) if config.get("max.message.bytes", "").isdecimal() else None,
     )
 
 
@@ -104,13 +107,22 @@ def rows_of(tp: TP, place: Place, records: Sequence[ProducerRecord], now: float)
     while start < len(records):
         stop, size = start, 0
         while stop < len(records) and stop - start < _ROW_RECORDS:
-            record = records[stop]
-            size += len(record.key or b"") + len(record.value or b"")
+            one = _size(records[stop])
+            if place.most is not None and one > place.most:
+                raise MessageTooLarge(f"{tp} takes no message of {one} bytes: its max.message.bytes is {place.most}")
+            size += one
             if size > _ROW_BYTES and stop > start:
                 break
             stop += 1
         yield Row(encode(records[start:stop], now, stamp_all=place.stamps), stop - start)
         start = stop
+
+
+def _size(record: ProducerRecord) -> int:
+    size = len(record.key or b"") + len(record.value or b"")
+    if record.headers:
+        size += sum(len(name.encode()) + len(value) for name, value in record.headers)
+    return size
 
 
 def append(db: sqlite3.Connection, place: Place, rows: Sequence[Row], mark: int, now: float) -> int | None:
@@ -182,13 +194,20 @@ class Read:
     damage: str | None = None
 
 
-def read(db: sqlite3.Connection, wanted: Sequence[Wanted], generation: int) -> dict[TP, Read | None]:
-    """Read partitions, in this order while there is room for their bytes; None for one that is gone."""
+def read(
+    db: sqlite3.Connection, wanted: Sequence[Wanted], generation: int, most: int | None = None
+) -> dict[TP, Read | None]:
+    """Read partitions, in this order while there is room for their bytes; None for one that is gone.
+
+    Args:
+        most: messages of all together.
+    """
     found: dict[TP, Read | None] = {}
     room = _FETCH_BYTES
     for want in wanted:
-        if room <= 0:
+        if room <= 0 or most == 0:
             break
+        limit = want.most if most is None else min(want.most, most)
         ends = db.execute("SELECT first, next FROM partitions WHERE id = ?", (want.id,)).fetchone()
         if ends is None:
             found[want.tp] = None
@@ -207,7 +226,7 @@ def read(db: sqlite3.Connection, wanted: Sequence[Wanted], generation: int) -> d
                         data,
                         base,
                         position,
-                        want.most - len(messages),
+                        limit - len(messages),
                         topic=want.tp.topic,
                         partition=want.tp.partition,
                         generation=generation,
@@ -216,7 +235,7 @@ def read(db: sqlite3.Connection, wanted: Sequence[Wanted], generation: int) -> d
                     damage = None if messages else f"{want.tp}, offsets {base} to {behind - 1}: {error}"
                     break
                 messages = messages + some if messages else some
-                full = len(messages) >= want.most
+                full = len(messages) >= limit
                 position = reached if full else behind
                 room -= len(data)
                 if full or room <= 0:
@@ -224,6 +243,8 @@ def read(db: sqlite3.Connection, wanted: Sequence[Wanted], generation: int) -> d
             else:
                 position = end  # what is left has no records
             cursor.close()
+        if most is not None:
+            most -= len(messages)
         found[want.tp] = Read(first, end, messages, position, damage)
     return found
 

@@ -14,12 +14,16 @@ from ..message import TP, ProducerRecord
 from ..transport import (
     Consumer,
     ConsumerOptions,
+    OffsetReset,
     ProduceResult,
+    Reader,
     RebalanceListener,
+    StartOffset,
     TopicDescription,
     TopicSpec,
     Transport,
     TransportOptions,
+    checked_start,
 )
 from . import log as logs
 from .chores import Housekeeping
@@ -27,6 +31,7 @@ from .consumer import SqliteConsumer
 from .engine import Engine, Transaction
 from .groups import topics_changed
 from .peers import CHANGE
+from .reader import SqliteReader
 from .url import parse_url
 from .writes import Writes
 
@@ -98,6 +103,22 @@ class SqliteTransport(Transport):
             raise errors[0]
         if errors:
             raise BaseExceptionGroup(f"a consumer of group {options.group!r} failed", errors)
+
+    def open_reader(
+        self, start: Mapping[TP, StartOffset], *, on_reset: Callable[[OffsetReset], object] | None = None
+    ) -> AbstractAsyncContextManager[Reader]:
+        return self._opened_reader(checked_start(start), on_reset)
+
+    @asynccontextmanager
+    async def _opened_reader(
+        self, start: Mapping[TP, StartOffset], on_reset: Callable[[OffsetReset], object] | None
+    ) -> AsyncIterator[SqliteReader]:
+        reader = SqliteReader(self._engine, start, on_reset)
+        try:
+            await reader.begin()
+            yield reader
+        finally:
+            reader.close()
 
     # -- writing -------------------------------------------------------------------------------------------
 

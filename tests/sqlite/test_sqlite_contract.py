@@ -6,21 +6,25 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import trio
 
-from famulus.channels.errors import ProduceError
+from famulus.channels.errors import BrokerUnavailable, ProduceError
 from famulus.channels.message import TP, ProducerRecord
 from famulus.channels.sqlite import SqliteTransport
+from famulus.channels.sqlite.chores import Housekeeping
 from famulus.channels.sqlite.compaction import drop
-from famulus.channels.sqlite.engine import Transaction
+from famulus.channels.sqlite.engine import Engine, Transaction
 from famulus.channels.sqlite.groups import ask_rebalance, throw_out
 from famulus.channels.sqlite.log import place_of
 from famulus.channels.sqlite.peers import CHANGE, NEWS, Peers
 from famulus.channels.sqlite.writes import Writes, _Write
 from famulus.channels.transport import ProduceResult, TransportOptions
 from famulus.testing.contract import BrokerFaults, BrokerHarness, TransportContract
+
+T = TypeVar("T")
 
 
 class FaultyWrites(Writes):
@@ -43,22 +47,43 @@ class FaultyWrites(Writes):
         return outcome
 
 
+class FaultyEngine(Engine):
+    """One whose file cannot be reached while the broker is to be away."""
+
+    faults: SqliteFaults
+
+    def _check(self) -> None:
+        if self.faults.away:
+            raise BrokerUnavailable("stopped by an ordered fault")
+
+    def _connect(self) -> None:
+        self._check()
+        super()._connect()
+
+    def _run_read(self, do: Callable[[sqlite3.Connection], T]) -> T:
+        self._check()
+        return super()._run_read(do)
+
+
 class SqliteFaults(BrokerFaults):
     """Faults of a broker's file: another connection locks and changes it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock: sqlite3.Connection | None = None
+        self.away = False
         self.failing: dict[TP, int] = {}
         self.holds: dict[TP, str] = {}
         self.released = trio.Event()
 
     async def stop(self) -> None:
-        """No one can write while another holds the write lock."""
+        """No one can write while another holds the write lock, and to read is refused as by a disk that is gone."""
+        self.away = True
         self._lock = sqlite3.connect(self._path, isolation_level=None, timeout=5)
         self._lock.execute("BEGIN IMMEDIATE")
 
     async def start(self) -> None:
+        self.away = False
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -128,7 +153,10 @@ class SqliteHarness(BrokerHarness):
 
     def transport(self, client_id: str = "contract") -> SqliteTransport:
         transport = SqliteTransport(self.url, TransportOptions(client_id=client_id, default_partitions=4))
-        transport._writes = writes = FaultyWrites(transport._engine)
+        transport._engine = engine = FaultyEngine(transport.settings)
+        engine.faults = self.sqlite_faults
+        transport._housekeeping = Housekeeping(engine)
+        transport._writes = writes = FaultyWrites(engine)
         writes.faults = self.sqlite_faults
         return transport
 
