@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from famulus.channels.message import TP, Message
+from famulus.channels.message import TP, Message, ProducerRecord
 from famulus.channels.sqlite import SqliteTransport
 from famulus.channels.transport import ConsumerOptions, TopicSpec, TransportOptions
 from famulus.testing.numbered import numbered
@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.real_time, pytest.mark.hard_timeout(240), pytest.mark.
 
 SCRIPT = Path(__file__).parent.parent / "kafka" / "numbers_app.py"
 SENDER = Path(__file__).with_name("sending.py")
+TRANSACTING = Path(__file__).with_name("transacting.py")
 SETTINGS = {"broker_session_timeout": 10, "broker_commit_interval": 0.05}
 PARTITIONS = 4
 
@@ -152,3 +153,59 @@ async def test_senders_that_are_killed_leave_whole_batches_and_all_that_was_ackn
 @pytest.mark.hard_timeout(3000)
 async def test_a_hundred_senders_that_are_killed_leave_whole_batches(tmp_path: Path, seed: int) -> None:
     await kill_senders(f"sqlite://{tmp_path}/broker.db", tmp_path, seed, kills=100)
+
+
+async def kill_transactions(url: str, directory: Path, seed: int, kills: int) -> None:
+    """Two processes that write outputs and offsets in transactions; one after the other is killed and replaced."""
+    chance = random.Random(seed)
+    transport = SqliteTransport(url, TransportOptions())
+    sources = [TP("source", number) for number in range(PARTITIONS)]
+    written = 0
+    running: list[WorkerProcess] = []
+
+    def start() -> None:
+        running.append(WorkerProcess([str(TRANSACTING), url], log=directory / "transacting.log"))
+
+    async def outputs() -> int:
+        return sum([(offset or 0) for offset in (await observer.committed(sources)).values()])
+
+    try:
+        async with transport.open():
+            for topic in ("source", "sink"):
+                await transport.create_topic(TopicSpec(name=topic, partitions=PARTITIONS))
+            async with transport.open_consumer(ConsumerOptions(group="doubling"), Silent()) as observer:
+                for _ in range(2):
+                    start()
+                for _ in range(kills):
+                    numbers = range(written, written + 400)
+                    await transport.produce(
+                        {tp: [ProducerRecord(None, b"%d" % n) for n in numbers[tp.partition :: 4]] for tp in sources}
+                    )
+                    written += 400
+                    wanted = await outputs() + chance.randrange(1, 300)
+                    while await outputs() < min(wanted, written):
+                        assert any(process.code is None for process in running), running[0].log
+                        await trio.sleep(0.002)
+                    running.pop(chance.randrange(2)).kill()
+                    start()
+                while await outputs() < written:
+                    await trio.sleep(0.01)
+            logs = await read_all(transport, "sink")
+    finally:
+        for process in running:
+            process.kill()
+    for tp, messages in logs.items():
+        assert [int(message.value or b"") for message in messages] == [2 * n for n in range(tp.partition, written, 4)]
+    check_dense(directory / "broker.db")
+
+
+async def test_outputs_and_offsets_of_a_killed_process_are_there_together_or_not_at_all(
+    tmp_path: Path, seed: int
+) -> None:
+    await kill_transactions(f"sqlite://{tmp_path}/broker.db", tmp_path, seed, kills=5)
+
+
+@pytest.mark.torture
+@pytest.mark.hard_timeout(3000)
+async def test_a_hundred_killed_processes_leave_each_output_once(tmp_path: Path, seed: int) -> None:
+    await kill_transactions(f"sqlite://{tmp_path}/broker.db", tmp_path, seed, kills=100)
