@@ -1,4 +1,5 @@
-"""The app of `broker.py`, and the sender that runs in a process of its own: ``_broker_app.py URL NAME MESSAGES [PAUSE]``."""
+"""The app of `broker.py`, and its processes: the sender, ``_broker_app.py URL NAME MESSAGES PAUSE``,
+or the worker that waits, ``_broker_app.py URL NAME idle SECONDS``."""
 
 from __future__ import annotations
 
@@ -52,12 +53,33 @@ async def send(
         await receipt
 
 
-async def main(url: str, name: str, messages: int, pause: float) -> None:
+async def sender(url: str, name: str, messages: int, pause: float) -> None:
+    """Send, and print when it began."""
     app, topic = declare(url, name)
     async with famulus.open_app(app):
         print(time.monotonic(), flush=True)
         await send(topic, messages, pause)
 
 
+async def idle(url: str, name: str, seconds: float) -> None:
+    """Wait for messages with an agent, and print what part of a core that took."""
+    app, topic = declare(url, name)
+
+    @app.agent(topic)
+    async def read(stream: famulus.Stream[Order]) -> None:
+        async for _ in stream:
+            pass
+
+    async with famulus.open_app(app):
+        await trio.sleep(1)  # what it does in the beginning
+        begun = time.process_time()
+        await trio.sleep(seconds)
+        print((time.process_time() - begun) / seconds, flush=True)
+
+
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]), float([*sys.argv, "0"][4]))
+    where, topic_name, what, number = sys.argv[1:]
+    if what == "idle":
+        trio.run(idle, where, topic_name, float(number))
+    else:
+        trio.run(sender, where, topic_name, int(what), float(number))

@@ -15,8 +15,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,7 @@ from _kafka_broker import broker_at
 
 import famulus
 from famulus.channels.message import TP
-from famulus.channels.transport import ConsumerOptions, Transport, TransportOptions, load_transport
+from famulus.channels.transport import ConsumerOptions, TopicSpec, Transport, TransportOptions, load_transport
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -97,9 +97,24 @@ async def all_committed(transport: Transport, name: str, messages: int) -> None:
             await trio.sleep(0.005)
 
 
+@asynccontextmanager
+async def new_topic(url: str) -> AsyncIterator[tuple[Transport, str]]:
+    """A topic of a name that nobody has used, and a connection to its broker beside the app's."""
+    transport = load_transport(url, TransportOptions(client_id="observer"))
+    name = f"orders-{os.getpid()}-{next(_names)}"
+    async with transport.open():
+        await transport.create_topic(TopicSpec(name=name, partitions=PARTITIONS))
+        yield transport, name
+        await transport.delete_topic(name)
+
+
 async def end_to_end(url: str, messages: int, *, apart: bool) -> float:
     """Seconds from the first send to the commit behind the last event."""
-    name = f"orders-{os.getpid()}-{next(_names)}"
+    async with new_topic(url) as (observer, name):
+        return await _end_to_end(url, name, observer, messages, apart=apart)
+
+
+async def _end_to_end(url: str, name: str, observer: Transport, messages: int, *, apart: bool) -> float:
     app, topic = declare(url, name)
     tally = Tally()
     seen = trio.Event()
@@ -112,8 +127,7 @@ async def end_to_end(url: str, messages: int, *, apart: bool) -> float:
             if tally.count == messages:
                 seen.set()
 
-    observer = load_transport(url, TransportOptions(client_id="observer"))
-    async with famulus.open_app(app), observer.open():
+    async with famulus.open_app(app):
         if apart:
             begun = await send_from_another_process(url, name, messages, seen)
         else:
@@ -123,8 +137,6 @@ async def end_to_end(url: str, messages: int, *, apart: bool) -> float:
         await all_committed(observer, name, messages)
         seconds = time.monotonic() - begun
     tally.verify(messages)
-    async with observer.open():
-        await observer.delete_topic(name)
     return seconds
 
 
@@ -138,37 +150,29 @@ async def send_from_another_process(url: str, name: str, messages: int, seen: tr
 
 async def wake_ups(url: str, messages: int) -> list[float]:
     """Milliseconds from a send in one process to the agent of another, which has nothing else to do."""
-    name = f"orders-{os.getpid()}-{next(_names)}"
-    app, topic = declare(url, name)
     took: list[float] = []
     seen = trio.Event()
+    async with new_topic(url) as (_, name):
+        app, topic = declare(url, name)
 
-    @app.agent(topic)
-    async def read(stream: famulus.Stream[Order]) -> None:
-        async for one in stream:
-            took.append(1000 * (time.monotonic() - one.sent))
-            if len(took) == messages:
-                seen.set()
+        @app.agent(topic)
+        async def read(stream: famulus.Stream[Order]) -> None:
+            async for one in stream:
+                took.append(1000 * (time.monotonic() - one.sent))
+                if len(took) == messages:
+                    seen.set()
 
-    async with famulus.open_app(app):
-        await send_from_another_process(url, name, messages, seen, pause=0.02)
+        async with famulus.open_app(app):
+            await send_from_another_process(url, name, messages, seen, pause=0.02)
     return sorted(took)
 
 
 async def idle(url: str, seconds: float) -> float:
-    """The part of a core that a worker takes which waits for messages."""
-    app, topic = declare(url, f"orders-{os.getpid()}-{next(_names)}")
-
-    @app.agent(topic)
-    async def read(stream: famulus.Stream[Order]) -> None:
-        async for _ in stream:
-            pass
-
-    async with famulus.open_app(app):
-        await trio.sleep(1)
-        begun = time.process_time()
-        await trio.sleep(seconds)
-        return (time.process_time() - begun) / seconds
+    """The part of a core that a worker takes which waits for messages: a process of its own, with nothing beside it."""
+    async with new_topic(url) as (_, name):
+        command = [sys.executable, "-P", str(SENDER), url, name, "idle", str(seconds)]
+        done = await trio.run_process(command, capture_stdout=True)
+    return float(done.stdout)
 
 
 def under_trio(url: str | None, *, apart: bool = False, options: str = "") -> Callable[[int], float]:
