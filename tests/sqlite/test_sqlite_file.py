@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -104,6 +105,19 @@ async def test_an_app_finds_it_by_its_url_and_goes_on_where_its_group_committed(
                 await orders.send(10 * run + number)
             await enough.wait()
     assert sorted(seen) == list(range(20))
+
+
+async def test_the_data_directory_is_named_after_the_app_or_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cases: list[tuple[dict[str, Any], str]] = [({}, "shop-data"), ({"datadir": "kept"}, "kept")]
+    for settings, place in cases:
+        app = famulus.App("shop", broker="sqlite://", **settings)
+        orders = app.topic("orders", value_type=int, partitions=1)
+        async with famulus.open_app(app):
+            await (await orders.send(1))
+        assert os.listdir(tmp_path / place) == ["broker.db"]
 
 
 # Who may use it.
