@@ -17,7 +17,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 from typing import Final, NamedTuple, TypeVar
 from zlib import crc32
 
@@ -109,25 +109,26 @@ def decode(
     """
     batch = _Batch(data)
     start, stop = batch.part(position - base, most)
-    kind = 1 if batch.flags & _STAMPED else 0
-    values = batch.cut(batch.values, start, stop)
-    keys: Iterable[bytes | None] = batch.cut(batch.keys, start, stop) if batch.keys else [None] * len(values)
-    times: Iterable[float] = batch.times[start:stop] if batch.times else [batch.time] * len(values)
-    if batch.gaps:
-        offsets: Sequence[int] = [base + gap for gap in batch.gaps[start:stop]]
-    else:
-        offsets = range(base + start, base + stop)
-    if batch.headers:
-        some = [_unpack_headers(one or b"") for one in batch.cut(batch.headers, start, stop)]
-        messages = [
-            Message(topic, partition, offset, time, kind, headers, key, value, generation)
-            for offset, time, headers, key, value in zip(offsets, times, some, keys, values, strict=True)
-        ]
-    else:
-        messages = [
-            Message(topic, partition, offset, time, kind, (), key, value, generation)
-            for offset, time, key, value in zip(offsets, times, keys, values, strict=True)
-        ]
+    offsets: Sequence[int] = range(base + start, base + stop)
+    if batch.gaps is not None:
+        offsets = [base + gap for gap in batch.gaps[start:stop]]
+    headers: Iterable[Headers] = repeat(())
+    if batch.headers is not None:
+        headers = [_unpack_headers(packed or b"") for packed in batch.cut(batch.headers, start, stop)]
+    messages = list(
+        map(
+            Message,
+            repeat(topic),
+            repeat(partition),
+            offsets,
+            repeat(batch.time) if batch.times is None else batch.times[start:stop],
+            repeat(1 if batch.flags & _STAMPED else 0),
+            headers,
+            repeat(None) if batch.keys is None else batch.cut(batch.keys, start, stop),
+            batch.cut(batch.values, start, stop),
+            repeat(generation),
+        )
+    )
     return messages, offsets[-1] + 1 if offsets else position
 
 

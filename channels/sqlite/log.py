@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import attrs
 
 from ..errors import MessageTooLarge, ProduceError, TopicExists, UnknownTopic
-from ..message import TP, Message, ProducerRecord
+from ..message import TP, Headers, Message, ProducerRecord
 from ..transport import ProduceResult, TopicDescription
 from .codec import Damaged, decode, encode
 
@@ -103,26 +104,23 @@ def rows_of(tp: TP, place: Place, records: Sequence[ProducerRecord], now: float)
     """
     if place.compacted and any(record.key is None for record in records):
         raise ProduceError(f"{tp}: the topic is compacted, so each of its records needs a key, and one has none")
+    sizes = [len(record.key or b"") + len(record.value or b"") for record in records]
+    if any(record.headers for record in records):
+        sizes = [size + _size_of(record.headers) for size, record in zip(sizes, records, strict=True)]
+    if place.most is not None and max(sizes) > place.most:
+        raise MessageTooLarge(f"{tp} takes no message of {max(sizes)} bytes: its max.message.bytes is {place.most}")
     start = 0
     while start < len(records):
-        stop, size = start, 0
-        while stop < len(records) and stop - start < _ROW_RECORDS:
-            one = _size(records[stop])
-            if place.most is not None and one > place.most:
-                raise MessageTooLarge(f"{tp} takes no message of {one} bytes: its max.message.bytes is {place.most}")
-            size += one
-            if size > _ROW_BYTES and stop > start:
-                break
-            stop += 1
+        stop = min(start + _ROW_RECORDS, len(records))
+        if sum(sizes[start:stop]) > _ROW_BYTES:
+            ends = accumulate(sizes[start:stop])
+            stop = start + max(1, sum(end <= _ROW_BYTES for end in ends))
         yield Row(encode(records[start:stop], now, stamp_all=place.stamps), stop - start)
         start = stop
 
 
-def _size(record: ProducerRecord) -> int:
-    size = len(record.key or b"") + len(record.value or b"")
-    if record.headers:
-        size += sum(len(name.encode()) + len(value) for name, value in record.headers)
-    return size
+def _size_of(headers: Headers) -> int:
+    return sum(len(name.encode()) + len(value) for name, value in headers)
 
 
 def append(db: sqlite3.Connection, place: Place, rows: Sequence[Row], mark: int, now: float) -> int | None:
