@@ -202,7 +202,11 @@ class SqliteConsumer(Consumer):
         await self._give_up(lost=True)
         who = f"group {self.options.group!r}, member {self.member}: {now.gone}"
         if now.replaced:
-            raise MemberReplaced(who)
+            raise MemberReplaced(
+                f"group {self.options.group!r}: the place of static member {self.options.instance_id!r} was given to another "
+                "process of that id; joining again would let the two evict each other for ever: see that only one process "
+                "runs with this id, then start it again"
+            )
         log.warning("%s", who)
         if self._subscription is not None and not self._closing:
             await self._enter(self._subscription)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from famulus.channels.errors import CommitRefused
+from famulus.channels.errors import CommitRefused, MemberReplaced
 from famulus.channels.message import TP, ProducerRecord
 from famulus.channels.sqlite import SqliteTransport, engine
 from famulus.channels.sqlite.peers import CHANGE, NEWS, Peers
@@ -256,6 +256,22 @@ async def test_a_lock_held_for_longer_than_a_session_costs_nobody_its_partitions
             for consumer, assignment in zip((one, two), before, strict=True):
                 offsets = dict.fromkeys(assignment.partitions, 0)
                 await consumer.commit(offsets, generation=assignment.generation)
+
+
+async def test_of_two_members_with_one_instance_id_the_older_ends_with_the_reason(tmp_path: Path) -> None:
+    transports = [SqliteTransport(url_of(tmp_path)) for _ in range(2)]
+    options = ConsumerOptions(group="g", instance_id="a")
+    async with transports[0].open(), transports[1].open():
+        await transports[0].create_topic(TopicSpec(name="t", partitions=2))
+        older = Recorder(Changes())
+        with pytest.raises(MemberReplaced, match="static member 'a' was given to another process.*only one process"):
+            async with transports[0].open_consumer(options, older) as first:
+                await first.subscribe(["t"])
+                async with transports[1].open_consumer(options, Recorder(Changes())) as second:
+                    await second.subscribe(["t"])
+                    assert len(second.assignment.partitions) == 2
+                    await trio.sleep_forever()
+        assert older.revoked == [(frozenset({TP("t", 0), TP("t", 1)}), True)]
 
 
 async def test_an_old_generation_cannot_commit_in_a_transaction_either(tmp_path: Path) -> None:
