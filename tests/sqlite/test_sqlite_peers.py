@@ -264,7 +264,7 @@ async def test_of_two_members_with_one_instance_id_the_older_ends_with_the_reaso
     async with transports[0].open(), transports[1].open():
         await transports[0].create_topic(TopicSpec(name="t", partitions=2))
         older = Recorder(Changes())
-        with pytest.raises(MemberReplaced, match="static member 'a' was given to another process.*only one process"):
+        with pytest.raises(MemberReplaced, match=r"static member 'a' was given to another process.*only one process"):
             async with transports[0].open_consumer(options, older) as first:
                 await first.subscribe(["t"])
                 async with transports[1].open_consumer(options, Recorder(Changes())) as second:
