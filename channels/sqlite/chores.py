@@ -17,9 +17,11 @@ from typing import Final
 import attrs
 import trio
 
-from ..errors import TransportError
+from ..errors import BrokerUnavailable, TransportError
 from .compaction import compact
 from .engine import Engine, Transaction
+from .groups import leave
+from .peers import CHANGE
 
 __all__ = ["RETENTION_MS", "Housekeeping", "retain", "sweep", "table_of_logs"]
 
@@ -75,6 +77,8 @@ class Housekeeping:
             self._hurry = trio.Event()
             try:
                 await self.round(at_once=hurried)
+            except BrokerUnavailable as error:
+                log.debug("housekeeping: %s", error)
             except TransportError as error:
                 log.warning("housekeeping: %s", error)
 
@@ -92,7 +96,16 @@ class Housekeeping:
             pass
         while await self._engine.write(lambda tx: _give_back(tx.db)):
             pass
+        await self._engine.write(self._forget_the_dead)
         await trio.to_thread.run_sync(self._engine.peers.clear_dead)
+
+    def _forget_the_dead(self, tx: Transaction) -> None:
+        """Take members whose process has ended out of groups in which nobody else has noticed."""
+        rows = tx.db.execute("SELECT DISTINCT consumer_group, peer FROM members").fetchall()
+        for group, peer in rows:
+            if self._engine.peers.sign_of(peer) is None:
+                leave(tx.db, group, peer)
+                tx.pokes.add(CHANGE)
 
 
 def _claim(tx: Transaction, pace: float, at_once: bool) -> bool:
