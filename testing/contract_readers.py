@@ -196,7 +196,9 @@ class ReaderFaultContract(ContractBase):
             tp = TP(broker.name("topic"), 0)
             await transport.create_topic(TopicSpec(name=tp.topic, partitions=1, config={"cleanup.policy": "compact"}))
             with trio.fail_after(broker.patience):
-                records = [ProducerRecord(b"%d" % number, b"") for number in range(10)]  # Kafka's brokers want keys there
+                records = [
+                    ProducerRecord(b"%d" % number, b"") for number in range(10)
+                ]  # Kafka's brokers want keys there
                 await produce(transport, {tp: records})
                 await faults.compact(tp, [0, 1, 4, 9])
                 await faults.skip_offsets(tp, 3)
