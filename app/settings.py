@@ -34,6 +34,10 @@ class Settings(MessagingOptions):
 
     broker: str = setting("memory://", "URL of the broker: memory://, memory://name, or an installed transport's")
     client_id: str | None = setting(None, "name under which the broker knows this worker; the app's id by default")
+    datadir: str | None = setting(
+        None,
+        "directory of the files that an embedded broker keeps, as sqlite:// does; ID-data by default, ID being the app's",
+    )
     version: int = setting(1, "of the app; a higher one starts afresh under topics and a group of its own", low=1)
     broker_start_timeout: float = setting(
         inf, "seconds that start waits for a broker that cannot be reached, before the run fails; 0: not at all"

@@ -60,12 +60,14 @@ class TransportOptions:
         default_partitions: partitions of a topic that is created without a number.
         commit_timeout: seconds that a commit may take before it counts as failed.
         shutdown_timeout: seconds that leaving the group and closing connections may take.
+        datadir: directory of the files of an embedded broker whose URL names none.
     """
 
     client_id: str = "famulus"
     default_partitions: int = 8
     commit_timeout: float = 10.0
     shutdown_timeout: float = 10.0
+    datadir: str = "famulus-data"
 
 
 @attrs.frozen

@@ -73,6 +73,7 @@ class Invocation:
                 default_partitions=settings.topic_partitions,
                 commit_timeout=settings.broker_commit_timeout,
                 shutdown_timeout=settings.shutdown_timeout,
+                datadir=settings.datadir or f"{app.id}-data",
             ),
         )
 

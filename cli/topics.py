@@ -19,6 +19,7 @@ from ..channels.transport import TopicDescription, TopicSpec, Transport
 from .broker import BrokerCall
 from .invocation import Invocation, declared_topic, parse_pairs
 from .output import write_json, write_table
+from .tail import tail
 
 __all__ = ["topics"]
 
@@ -34,13 +35,16 @@ Examples:
 )
 @click.pass_context
 def topics(ctx: click.Context) -> None:
-    """Look at the broker's topics, create, delete and grow them.
+    """Look at the broker's topics and their messages, create, delete and grow them.
 
     The broker is enough: --broker URL, or FAMULUS_BROKER. With an app, -A, it is the app's broker, and what the
     app declares is used.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+topics.add_command(tail)
 
 
 # -- looking -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from ..channels.errors import UnknownTopic
-from ..channels.message import TP, Message
+from ..channels.message import TP, Message, ProducerRecord
 from ..channels.transport import OffsetReset, Reader, TopicSpec
 from .contract_kit import ContractBase, numbered, produce, values
 
@@ -196,7 +196,10 @@ class ReaderFaultContract(ContractBase):
             tp = TP(broker.name("topic"), 0)
             await transport.create_topic(TopicSpec(name=tp.topic, partitions=1, config={"cleanup.policy": "compact"}))
             with trio.fail_after(broker.patience):
-                await produce(transport, {tp: numbered(0, 10)})
+                records = [
+                    ProducerRecord(b"%d" % number, b"") for number in range(10)
+                ]  # Kafka's brokers want keys there
+                await produce(transport, {tp: records})
                 await faults.compact(tp, [0, 1, 4, 9])
                 await faults.skip_offsets(tp, 3)
                 async with transport.open_reader({tp: "earliest"}) as reader:

@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -18,12 +19,15 @@ from famulus.testing.contract_kit import Changes, Recorder
 from famulus.testing.kafka import RunningKafka
 
 
-@pytest.fixture(params=["memory", "kafka"])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(params=["memory", "sqlite", "kafka"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A broker's, with topics that this test knows nothing of."""
     if request.param == "kafka":
         kafka: RunningKafka = request.getfixturevalue("kafka_broker")
         yield kafka.url
+        return
+    if request.param == "sqlite":
+        yield f"sqlite://{tmp_path}/broker.db"
         return
     name = f"topics-{uuid.uuid4().hex}"
     MemoryBroker.named(name)

@@ -1,0 +1,339 @@
+"""The connections of one transport to its file, and the tasks around them: all work on SQLite happens in threads.
+
+Writes are collected: while one transaction is under way the next ones wait, and then go together, each in a savepoint,
+so that the disk is synchronised once for all of them. Reads have a connection of their own and wait for no write.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from math import inf
+from typing import Any, Final, TypeVar
+
+import trio
+
+from ..errors import BrokerUnavailable, TransportError
+from .codec import Damaged
+from .file import open_reading, open_writing, translated
+from .peers import CHANGE, NEWS, Peers
+from .url import SqliteSettings
+
+__all__ = ["Engine", "Transaction"]
+
+T = TypeVar("T")
+log = logging.getLogger("famulus.sqlite")
+
+_PULSE: Final = 1.0  # seconds between signs of life, and between looks for what a lost poke would have told
+_LOOK: Final = 0.03  # seconds between looks where there are no named pipes
+_MOST_JOBS: Final = 100  # of one transaction
+
+
+class Transaction:
+    """What a job has at hand, in a thread.
+
+    Attributes:
+        db: the connection, in a transaction.
+        mark: the number of the transaction, by which what it appended can be found again.
+        pokes: what this process and the others are told once it is done.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self.mark = secrets.randbits(62)
+        self.pokes: set[bytes] = set()
+
+
+class _Job:
+    """Something to write, and how it ended."""
+
+    __slots__ = ("do", "done", "error", "prepare", "result")
+
+    def __init__(
+        self, do: Callable[[Transaction], Any], prepare: Callable[[sqlite3.Connection], object] | None
+    ) -> None:
+        self.do = do
+        self.prepare = prepare
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.done = trio.Event()
+
+
+class Engine:
+    """Made closed; `opened` opens it. Its methods may be called by any task of its run.
+
+    Attributes:
+        peers: those who share the file.
+        on_news, on_change: called when records, or groups and topics, may have changed, wherever that was.
+        transactions: how many were made.
+    """
+
+    def __init__(self, settings: SqliteSettings) -> None:
+        self.settings = settings
+        self.peers = Peers(settings.path)
+        self.on_news: dict[Callable[[], None], None] = {}
+        self.on_change: dict[Callable[[], None], None] = {}
+        self.transactions = 0
+        self._pending: list[_Job] = []
+        self._work = trio.Event()
+        self._stopping = False
+        self._open = False
+        self._writing = trio.CapacityLimiter(1)
+        self._reading = trio.CapacityLimiter(1)
+        self._signing = trio.CapacityLimiter(1)
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._version: int | None = None
+
+    # -- lifetime --------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def opened(self, *more: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Open the file, and leave nothing of ours open in the end. `more`: tasks to run meanwhile.
+
+        The tasks are shielded, so that a consumer which is left by cancellation can still commit and leave its group.
+
+        Raises:
+            ImproperlyConfigured, TransportError: as `open_writing`.
+        """
+        if self._open:
+            raise RuntimeError(f"{self!r} is open already: a transport serves one run")
+        await trio.to_thread.run_sync(self._connect, limiter=self._writing)
+        self._open, self._stopping = True, False
+        errors: list[BaseException] = []
+        scopes: list[trio.CancelScope] = []
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write)
+                for task in (self._pulse, self._look, self._listen, *more):
+                    scopes.append(trio.CancelScope(shield=True))
+                    nursery.start_soon(_run_in, scopes[-1], task)
+                try:
+                    yield
+                except Exception as error:
+                    errors.append(error)  # it shall leave bare, not in the nursery's group
+                finally:
+                    for scope in scopes:
+                        scope.cancel()
+                    self._stopping = True
+                    self._work.set()
+        except BaseExceptionGroup as group:
+            errors += group.exceptions
+        finally:
+            self._open = False
+            with trio.CancelScope(shield=True):
+                async with self._reading, self._signing:  # a cancelled read may still be at work
+                    await trio.to_thread.run_sync(self._disconnect, limiter=self._writing)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup(f"{self!r} failed", errors)
+
+    def _connect(self) -> None:
+        try:
+            self._writer = open_writing(self.settings)
+            self._reader = open_reading(self.settings)
+            self.peers.open()
+            self.peers.clear_dead()
+        except BaseException as error:
+            self._disconnect()
+            if isinstance(error, OSError):
+                raise TransportError(f"{self.settings.path}: {error}") from error
+            raise
+
+    def _disconnect(self) -> None:
+        self.peers.close()
+        for db in (self._reader, self._writer):
+            if db is not None:
+                with suppress(sqlite3.Error):
+                    db.close()
+        self._reader = self._writer = None
+
+    def check_open(self) -> None:
+        """Raise `trio.ClosedResourceError` unless it is open."""
+        if not self._open or self._stopping:
+            raise trio.ClosedResourceError(f"{self!r} is not open")
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    async def read(self, do: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function with a connection, in a thread and in a transaction. Cancelled, it is left to itself.
+
+        Raises:
+            TransportError: SQLite failed; see `translated`.
+        """
+        self.check_open()
+        return await trio.to_thread.run_sync(partial(self._run_read, do), limiter=self._reading, abandon_on_cancel=True)
+
+    def _run_read(self, do: Callable[[sqlite3.Connection], T]) -> T:
+        db = self._reader
+        if db is None:
+            raise trio.ClosedResourceError(f"{self!r} is not open")
+        try:
+            db.execute("BEGIN")
+            try:
+                return do(db)
+            finally:
+                if db.in_transaction:
+                    db.execute("COMMIT")
+        except (sqlite3.Error, Damaged) as error:
+            raise translated(error, self.settings) from error
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    async def write(
+        self,
+        do: Callable[[Transaction], T],
+        *,
+        prepare: Callable[[sqlite3.Connection], object] | None = None,
+        within: float | None = None,
+    ) -> T:
+        """Call a function in a transaction, in a thread; return when it is committed.
+
+        Whoever is cancelled before it has begun withdraws it; afterwards it is done all the same.
+
+        Args:
+            prepare: called before the transaction, while others may still write: for what takes long.
+            within: seconds to wait for it.
+
+        Raises:
+            TransportError: what `do` raised, SQLite or the lack of time; `in_doubt` where it may have been done.
+        """
+        self.check_open()
+        job = _Job(do, prepare)
+        self._pending.append(job)
+        self._work.set()
+        withdrawn = False
+        try:
+            with trio.move_on_after(inf if within is None else within):
+                await job.done.wait()
+        finally:
+            if job in self._pending:
+                self._pending.remove(job)
+                withdrawn = True
+        if not job.done.is_set():
+            error = BrokerUnavailable(f"{self.settings.path}: no answer within {within:g} s; is its disk very slow?")
+            error.in_doubt = not withdrawn
+            raise error
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        return result
+
+    async def _write(self) -> None:
+        """The task that writes, until it is told to stop and nothing is left."""
+        with trio.CancelScope(shield=True):
+            while self._pending or not self._stopping:
+                if not self._pending:
+                    self._work = trio.Event()
+                    await self._work.wait()
+                    continue
+                jobs, self._pending = self._pending[:_MOST_JOBS], self._pending[_MOST_JOBS:]
+                pokes = await trio.to_thread.run_sync(partial(self._transact, jobs), limiter=self._writing)
+                self.transactions += 1
+                for job in jobs:
+                    job.done.set()
+                self._tell(pokes)
+
+    def _transact(self, jobs: list[_Job]) -> set[bytes]:
+        """Do these in one transaction. Each failure stays with its job, and one of all with all."""
+        db = self._writer
+        assert db is not None, "open while the writing task runs"
+        ready = [job for job in jobs if self._prepared(db, job)]
+        pokes: set[bytes] = set()
+        begun_commit = False
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for job in ready:
+                pokes |= self._do(db, job)
+            begun_commit = True
+            db.execute("COMMIT")
+        except Exception as error:
+            for job in ready:
+                job.error = translated(error, self.settings)
+                job.error.in_doubt = begun_commit
+                job.error.__cause__ = error
+            pokes = set()
+        finally:
+            if db.in_transaction:
+                with suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+        for kind in pokes:
+            self.peers.poke(kind)
+        return pokes
+
+    def _prepared(self, db: sqlite3.Connection, job: _Job) -> bool:
+        try:
+            if job.prepare is not None:
+                job.prepare(db)
+        except Exception as error:
+            job.error = self._meaning(error)
+            return False
+        return True
+
+    def _do(self, db: sqlite3.Connection, job: _Job) -> set[bytes]:
+        """Do one of several in a savepoint. Raises what has ended the whole transaction."""
+        transaction = Transaction(db)
+        db.execute("SAVEPOINT job")
+        try:
+            job.result = job.do(transaction)
+        except Exception as error:
+            if not db.in_transaction:  # SQLite has given it up, as on a full disk
+                raise
+            db.execute("ROLLBACK TO job")
+            db.execute("RELEASE job")
+            job.error = self._meaning(error)
+            return set()
+        db.execute("RELEASE job")
+        return transaction.pokes
+
+    def _meaning(self, error: Exception) -> Exception:
+        return translated(error, self.settings) if isinstance(error, sqlite3.Error | Damaged) else error
+
+    # -- noticing --------------------------------------------------------------------------------------------
+
+    def _tell(self, kinds: Iterable[bytes]) -> None:
+        for kind in kinds:
+            for listener in list(self.on_news if kind == NEWS else self.on_change):
+                listener()
+
+    async def _listen(self) -> None:
+        """Pass on what others poke us with."""
+        while self.peers.pipes:
+            await trio.lowlevel.wait_readable(self.peers.fd)
+            self._tell(bytes([kind]) for kind in self.peers.read())
+
+    async def _pulse(self) -> None:
+        """Show that this run is alive: from its own loop, so that one that is stuck does not."""
+        while True:
+            try:
+                await trio.to_thread.run_sync(self.peers.renew, limiter=self._signing, abandon_on_cancel=True)
+            except OSError as error:
+                raise TransportError(f"{self.peers!r} is gone: did somebody delete it? ({error})") from error
+            await trio.sleep(_PULSE)
+
+    async def _look(self) -> None:
+        """Look whether anything was written: seldom, for the case that a poke was lost; often, where there are none."""
+        while True:
+            await trio.sleep(_PULSE if self.peers.pipes else _LOOK)
+            with suppress(TransportError):  # who has work to do meets it too, and reports it
+                (version,) = await self.read(lambda db: db.execute("PRAGMA data_version").fetchone())
+                if version != self._version:
+                    self._version = version
+                    self._tell((NEWS, CHANGE))
+
+    def __repr__(self) -> str:
+        return f"<Engine of {self.settings.path} {'open' if self._open else 'closed'}>"
+
+
+async def _run_in(scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        try:
+            await task()
+        except trio.ClosedResourceError:  # it was about to ask for something when the end came
+            if not scope.cancel_called:
+                raise

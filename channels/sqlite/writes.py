@@ -1,0 +1,175 @@
+"""The writing side of a transport: batches, each written once however often it is repeated, and transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from ..errors import ProduceError, TransportError, UnknownTopic
+from ..message import TP, ProducerRecord
+from ..transport import ProduceResult
+from .engine import Engine, Transaction
+from .file import translated
+from .groups import check_ownership, commit
+from .log import Place, Row, append, place_of, result_of, rows_of, was_appended
+from .peers import NEWS
+
+__all__ = ["Writes"]
+
+Batches = Mapping[TP, Sequence[ProducerRecord]]
+
+
+class _Write:
+    """One batch on its way to one partition.
+
+    Attributes:
+        earlier: a write of the same records that got no answer; `start`: where they begin in it.
+        place, base, mark: where it was written, if its transaction was committed.
+        outcome: once it was tried.
+    """
+
+    __slots__ = ("base", "earlier", "mark", "now", "outcome", "place", "records", "rest", "rows", "start", "tp")
+
+    def __init__(self, tp: TP, records: Sequence[ProducerRecord], earlier: _Write | None) -> None:
+        self.tp = tp
+        self.records = tuple(records)
+        self.start = None if earlier is None else earlier.index(self.records)
+        self.earlier = None if self.start is None else earlier
+        self.rest: Sequence[ProducerRecord] = self.records
+        self.rows: list[Row] = []
+        self.now = 0.0
+        self.place: Place | None = None
+        self.base: int | None = None
+        self.mark = 0
+        self.outcome: ProduceResult | Exception | None = None
+
+    def index(self, records: Sequence[ProducerRecord]) -> int | None:
+        """Where these begin among ours, if they are the same records again: all, or the last of them, and perhaps more."""
+        start = next((index for index, mine in enumerate(self.records) if records and mine is records[0]), None)
+        if start is None or not all(
+            mine is theirs for mine, theirs in zip(self.records[start:], records, strict=False)
+        ):
+            return None
+        return start
+
+    def is_in(self, db: sqlite3.Connection) -> bool:
+        """Whether the transaction that wrote it was committed."""
+        return self.place is not None and self.base is not None and was_appended(db, self.place, self.base, self.mark)
+
+
+class Writes:
+    """Made by the transport, one for each."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._places: dict[TP, Place] = {}  # touched in the writing thread alone
+        self._unanswered: dict[TP, _Write] = {}
+
+    async def produce(self, batches: Batches) -> dict[TP, ProduceResult | Exception]:
+        """See `Transport.produce`."""
+        writes = [_Write(tp, records, self._unanswered.get(tp)) for tp, records in batches.items() if records]
+        if not writes:
+            return {}
+        self._unanswered.update((write.tp, write) for write in writes)
+        within = self._engine.settings.produce_timeout
+        try:
+            await self._engine.write(lambda tx: self._append(tx, writes), prepare=self._encoder(writes), within=within)
+        except TransportError as error:
+            if not error.in_doubt:
+                self._answered(writes)
+            return {write.tp: error for write in writes}
+        self._answered(writes)
+        return {write.tp: write.outcome or ProduceError(f"{write.tp}: not written") for write in writes}
+
+    def _answered(self, writes: Sequence[_Write]) -> None:
+        """What came to the log is known; what was to be found out about an earlier one, and was not, stays to be."""
+        for write in writes:
+            if write.earlier is not None and not isinstance(write.outcome, ProduceResult):
+                self._unanswered[write.tp] = write.earlier
+            else:
+                del self._unanswered[write.tp]
+
+    def _encoder(self, writes: Sequence[_Write]) -> Callable[[sqlite3.Connection], None]:
+        def encode(db: sqlite3.Connection) -> None:
+            now = time.time()
+            for write in writes:
+                write.now = now
+                try:
+                    self._encode(db, write)
+                except Exception as error:
+                    write.outcome = translated(error, self._engine.settings)
+
+        return encode
+
+    def _encode(self, db: sqlite3.Connection, write: _Write) -> None:
+        place = self._places.get(write.tp)
+        if place is None:
+            place = self._places[write.tp] = place_of(db, write.tp)
+        write.place = place
+        earlier, start = write.earlier, write.start
+        if earlier is not None and start is not None and earlier.is_in(db):
+            write.rest = write.records[len(earlier.records) - start :]
+            if not write.rest:
+                write.place, write.base, write.mark = earlier.place, earlier.base, earlier.mark
+                write.outcome = result_of((earlier.base or 0) + start, write.records, place, earlier.now)
+                return
+        write.rows = list(rows_of(write.tp, place, write.rest, write.now))
+
+    def _append(self, tx: Transaction, writes: Sequence[_Write]) -> None:
+        """Append batches; one that cannot be written leaves the others alone."""
+        for write in writes:
+            if write.outcome is not None:
+                continue
+            tx.db.execute("SAVEPOINT batch")
+            try:
+                self._append_one(tx, write)
+            except Exception as error:
+                if not tx.db.in_transaction:
+                    raise
+                tx.db.execute("ROLLBACK TO batch")
+                write.outcome = translated(error, self._engine.settings)
+            tx.db.execute("RELEASE batch")
+
+    def _append_one(self, tx: Transaction, write: _Write) -> None:
+        assert write.place is not None, "set when it was encoded"
+        found = append(tx.db, write.place, write.rows, tx.mark, write.now)
+        if found is None:  # the topic was deleted; perhaps there is a new one of that name
+            self._places.pop(write.tp, None)
+            place = write.place = self._places[write.tp] = place_of(tx.db, write.tp)
+            write.rows = list(rows_of(write.tp, place, write.rest, write.now))
+            found = append(tx.db, place, write.rows, tx.mark, write.now)
+            if found is None:
+                raise UnknownTopic(f"the broker has no partition {write.tp}")
+        write.base, write.mark = found, tx.mark
+        tx.pokes.add(NEWS)
+        # Where others wrote between two parts, only the offsets of the second are right.
+        base = found - len(write.records) + len(write.rest)
+        write.outcome = result_of(base, write.records, write.place, write.now)
+
+    async def transact(
+        self,
+        batches: Batches,
+        offsets: Mapping[TP, int],
+        *,
+        group: str,
+        member: int,
+        generation: int,
+    ) -> dict[TP, ProduceResult]:
+        """See `Transport.transact`; all is one transaction of SQLite's."""
+        writes = [_Write(tp, records, None) for tp, records in batches.items() if records]
+        encode = self._encoder(writes)
+
+        def do(tx: Transaction) -> None:
+            if offsets:
+                check_ownership(tx.db, group, member, offsets, generation)
+            self._append(tx, writes)
+            for write in writes:
+                if isinstance(write.outcome, Exception):
+                    raise ProduceError(str(write.outcome)) from write.outcome
+            if offsets:
+                commit(tx.db, group, offsets)
+
+        within = self._engine.settings.produce_timeout
+        await self._engine.write(do, prepare=encode, within=within)
+        return {write.tp: write.outcome for write in writes if isinstance(write.outcome, ProduceResult)}
