@@ -57,7 +57,7 @@ kafka-stop: $(INSTALLED) ## stop it
 dev: $(DEV) ## the environment alone
 
 clean: ## remove the environments and everything generated
-	rm -rf .venv .venv-* dist build .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-* flights-data dist build .coverage .coverage.* htmlcov
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .ci/log
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

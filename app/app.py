@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import attrs
+
 from ..actors.agent import Agent
 from ..actors.replies import Replies
 from ..channels.errors import ImproperlyConfigured
@@ -33,7 +35,7 @@ class App(Declarations):
 
     Args:
         id: of the app: its consumer group, and the beginning of its internal topics' names.
-        broker: URL; ``memory://`` by default.
+        broker: URL; by default ``sqlite://``, a file in the directory ID-data (see the setting `datadir`).
         tree: which supervisor runs what: `tree(...)`, or the same as a table of plain values. What it does not name has its
             default place.
         settings: see `Settings`. The environment and the command line override them.
@@ -77,7 +79,8 @@ class App(Declarations):
         Raises:
             ImproperlyConfigured: an unknown name, or a value that its setting does not take.
         """
-        return resolve_settings(self._declared, overrides)
+        settings = resolve_settings(self._declared, overrides)
+        return settings if settings.datadir else attrs.evolve(settings, datadir=f"{self._name}-data")
 
     @property
     def declared_tree(self) -> TreeSpec | None:

@@ -81,6 +81,6 @@ def make_transport(app: Declaration, settings: Settings) -> Transport:
             default_partitions=settings.topic_partitions,
             commit_timeout=settings.broker_commit_timeout,
             shutdown_timeout=settings.shutdown_timeout,
-            datadir=settings.datadir or f"{app.id}-data",
+            datadir=settings.datadir or TransportOptions().datadir,
         ),
     )

@@ -342,7 +342,8 @@ async def open_app(
     buffer, the connection.
 
     Args:
-        app: a declaration; a name, or nothing, makes an empty one, to declare on while it runs.
+        app: a declaration; a name, or nothing, makes an empty one, to declare on while it runs. Without a name nothing of it
+            can outlive the run, so its broker is ``memory://`` by default.
         tree: which supervisor runs what, instead of the App's own tree: `tree(...)`, or the same as a table of plain values.
         settings: override the App's and the environment's; see `Settings`.
 
@@ -368,7 +369,7 @@ async def open_run(
     **settings: Any,
 ) -> AsyncIterator[RunningApp]:
     """`open_app`, with a child of the root that runs before everything else."""
-    declaration = app if isinstance(app, App) else App(app or "famulus")
+    declaration = app if isinstance(app, App) else App(app) if app else App("famulus", broker="memory://")
     frozen = declaration.settings(**settings)
     run = Run(declaration, frozen, make_transport(declaration, frozen))
     declared = declaration.declared_tree if tree is None else as_tree(tree, where="tree")

@@ -1,7 +1,8 @@
 """`Settings`: everything that can be set about a run, as frozen data, with where each value came from being plain.
 
 Precedence, highest first: what is given to `open_app` or on the command line, the environment (`FAMULUS_` and the
-setting's name in capitals), what the `App` was declared with, the defaults here.
+setting's name in capitals), what the `App` was declared with, the defaults here. The default broker alone can be another:
+FAMULUS_DEFAULT_BROKER names it for apps that set none, which is how tests keep them in memory.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import difflib
 import os
 from collections.abc import Mapping
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from ..channels.errors import ImproperlyConfigured
 from ..channels.options import MessagingOptions, setting
 
-__all__ = ["Settings", "parse_setting", "resolve_settings"]
+__all__ = ["DEFAULT_BROKER_VARIABLE", "Settings", "parse_setting", "resolve_settings"]
+
+DEFAULT_BROKER_VARIABLE: Final = "FAMULUS_DEFAULT_BROKER"
 
 _PREFIX = "FAMULUS_"
 _YES = frozenset({"true", "yes", "on", "1"})
@@ -32,11 +35,14 @@ class Settings(MessagingOptions):
         ImproperlyConfigured: a value is not what its setting takes; the message names it and what was expected.
     """
 
-    broker: str = setting("memory://", "URL of the broker: memory://, memory://name, or an installed transport's")
+    broker: str = setting(
+        "sqlite://", "URL of the broker: sqlite:// (a file in datadir), memory://, kafka://host:port, or another's"
+    )
     client_id: str | None = setting(None, "name under which the broker knows this worker; the app's id by default")
     datadir: str | None = setting(
         None,
-        "directory of the files that an embedded broker keeps, as sqlite:// does; ID-data by default, ID being the app's",
+        "directory of the files that an embedded broker keeps, as sqlite:// does; by default ID-data, ID being the app's "
+        "without its version",
     )
     version: int = setting(1, "of the app; a higher one starts afresh under topics and a group of its own", low=1)
     broker_start_timeout: float = setting(
@@ -64,7 +70,8 @@ def resolve_settings(
     """
     environment = os.environ if environment is None else environment
     fields = attrs.fields_dict(Settings)
-    values: dict[str, Any] = {}
+    default_broker = environment.get(DEFAULT_BROKER_VARIABLE)
+    values: dict[str, Any] = {} if default_broker is None else {"broker": default_broker}
     for source in (declared, _from_environment(fields, environment), overrides):
         for name, value in source.items():
             if name not in fields:

@@ -10,7 +10,6 @@ import click
 import trio
 
 from ..app.app import App
-from ..app.settings import Settings
 from ..channels.errors import BrokerUnavailable, ImproperlyConfigured, TransportError
 from ..channels.runs import Run
 from ..channels.topic import Topic
@@ -24,6 +23,8 @@ T = TypeVar("T")
 
 LIMIT: Final = 60.0
 """Seconds that a command waits for the broker."""
+
+_NONE: Final = "none"
 
 
 class BrokerCall:
@@ -39,9 +40,9 @@ class BrokerCall:
     def __init__(self, invocation: Invocation) -> None:
         named = invocation.bound is not None or invocation.wanted
         self.app = invocation.app() if named else None
-        self.declaration = App("famulus") if self.app is None else self.app
+        self.declaration = App("famulus", broker=_NONE) if self.app is None else self.app
         self.settings = invocation.settings(self.declaration)
-        if self.app is None and self.settings.broker == Settings().broker and "broker" not in invocation.overrides:
+        if self.settings.broker == _NONE:
             raise ImproperlyConfigured(
                 "which broker? expected --broker URL before the command, FAMULUS_BROKER in the environment, or an app: -A"
             )

@@ -8,10 +8,11 @@ from typing import Any
 import attrs
 
 from ..app.app import App
+from ..app.connecting import make_transport
 from ..app.settings import Settings, parse_setting
 from ..channels.errors import ImproperlyConfigured
 from ..channels.topic import Topic
-from ..channels.transport import Transport, TransportOptions, load_transport
+from ..channels.transport import Transport
 from .loading import find_app
 
 __all__ = ["Invocation", "declared_topic", "parse_pairs", "read_overrides"]
@@ -65,17 +66,7 @@ class Invocation:
         Raises:
             ImproperlyConfigured: no installed transport takes the broker's URL.
         """
-        settings = self.settings(app)
-        return load_transport(
-            settings.broker,
-            TransportOptions(
-                client_id=settings.client_id or app.id,
-                default_partitions=settings.topic_partitions,
-                commit_timeout=settings.broker_commit_timeout,
-                shutdown_timeout=settings.shutdown_timeout,
-                datadir=settings.datadir or f"{app.id}-data",
-            ),
-        )
+        return make_transport(app, self.settings(app))
 
 
 def read_overrides(broker: str | None, pairs: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import attrs
 import click
 
 from ..app.app import App
+from ..app.settings import DEFAULT_BROKER_VARIABLE
 from .invocation import Invocation
 from .output import mask, write_json, write_table
 
@@ -54,7 +55,9 @@ def _origin(name: str, invocation: Invocation, app: App) -> str:
         return "command line"
     if variable in os.environ:
         return variable
-    return "App" if name in app.declared_settings else "default"
+    if name in app.declared_settings:
+        return "App"
+    return DEFAULT_BROKER_VARIABLE if name == "broker" and DEFAULT_BROKER_VARIABLE in os.environ else "default"
 
 
 def _text(value: Any) -> str:

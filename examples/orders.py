@@ -11,7 +11,7 @@ import trio
 
 import famulus
 
-app = famulus.App("orders")  # its broker lives in this process; broker="kafka://..." spreads the agents over machines
+app = famulus.App("orders", broker="memory://")  # "kafka://..." spreads the agents over machines
 
 
 class Order(famulus.Record):

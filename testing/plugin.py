@@ -16,6 +16,8 @@ It is no automatic entry point, since it takes every async test that no other pl
   tasks and where each waits. If that does not end it within `grace` more seconds (a blocked loop, a shield),
   the stacks of all threads are printed and the process exits with code 1. 0 seconds means no limit.
 - A test that leaves system tasks of its own behind fails.
+- An app that sets no broker has ``memory://`` in place of a file that would stay behind (and that a worker may be using):
+  while tests run, FAMULUS_DEFAULT_BROKER is that, unless the environment has it set. Processes that tests start inherit it.
 """
 
 import contextlib
@@ -32,6 +34,7 @@ import attrs
 import pytest
 import trio
 
+from ..app.settings import DEFAULT_BROKER_VARIABLE
 from .clock import VirtualClock
 
 __all__ = ["virtual_clock"]
@@ -39,6 +42,7 @@ __all__ = ["virtual_clock"]
 _GRACE = 5.0  # seconds between asking a test to end and ending the process; a marker may set its own
 
 _TRIO_CORE = os.path.dirname(trio.__file__) + os.sep + "_core"
+_default_broker_key = pytest.StashKey[str | None]()
 _guard_key = pytest.StashKey["_Guard"]()
 _stderr_key = pytest.StashKey[IO[str]]()
 
@@ -50,12 +54,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_time: run this async test on the real clock")
     config.addinivalue_line("markers", "hard_timeout(seconds, grace=5): real seconds this test may take")
+    config.stash[_default_broker_key] = os.environ.get(DEFAULT_BROKER_VARIABLE)
+    os.environ.setdefault(DEFAULT_BROKER_VARIABLE, "memory://")
     # Capturing is off at this point, so this is the terminal; captured output would be lost with the process.
     config.stash[_stderr_key] = os.fdopen(os.dup(2), "w")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_stderr_key].close()
+    if config.stash[_default_broker_key] is None:
+        os.environ.pop(DEFAULT_BROKER_VARIABLE, None)
 
 
 @pytest.fixture

