@@ -7,7 +7,7 @@ same contract suite as the others, and takes faults to order: ``transport.broker
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -224,6 +224,10 @@ class MemoryTransport(Transport):
 
     async def partition_count(self, topic: str) -> int:
         return len((await self._admin()).topic(topic).logs)
+
+    async def committed(self, group: str, partitions: Collection[TP]) -> Mapping[TP, int | None]:
+        known = (await self._admin()).groups.get(group)
+        return {tp: None if known is None else known.committed.get(tp) for tp in partitions}
 
     async def create_topic(self, spec: TopicSpec) -> None:
         broker = await self._admin()

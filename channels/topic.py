@@ -30,6 +30,7 @@ from .future import DeliveryCallback, FutureMessage
 from .hand import current_hand
 from .letters import LETTERS
 from .message import HeadersArg
+from .offsets import end_offsets, lag
 from .partitioner import partition_for
 from .preparing import Preparation
 from .runs import Declaration, Run, current_run
@@ -237,6 +238,38 @@ class Topic(Channel[T]):
         if not self.topics:
             self._one("created")
         return self.serdes(run).preparation
+
+    async def end_offsets(self) -> Mapping[int, int]:
+        """Where the topic's log ends now: by partition, the offset of the next message that is written there.
+
+        It is asked of the broker at each call, and needs no stream of the topic. What was sent and is not delivered yet is not
+        in the log: await the delivery first.
+
+        Raises:
+            UnknownTopic: the broker does not have it, and it is not ours to create.
+            TransportError: the broker does not let us look.
+            ImproperlyConfigured: it is a pattern, or several topics.
+            AppNotRunning, AmbiguousRun: see `current_run`.
+        """
+        run = current_run(self.app)
+        name = self._one("asked for where it ends")
+        await self.prepare(run)
+        return await end_offsets(run.transport, name)
+
+    async def lag(self) -> Mapping[int, int]:
+        """How far the app's group is behind: by partition, the offsets from the one that it committed last to the log's end.
+
+        It counts for all workers of the app, and as of their last commit (see the setting `broker_commit_interval`); for this
+        run alone, and up to what is acknowledged, there is `RunningApp.statistics`. An offset is committed when the outputs of
+        its event are delivered: so where a chain of topics is looked at from its beginning on, and none has any lag, all is done.
+
+        Raises:
+            UnknownTopic, TransportError, ImproperlyConfigured, AppNotRunning, AmbiguousRun: see `end_offsets`.
+        """
+        run = current_run(self.app)
+        name = self._one("asked for its lag")
+        await self.prepare(run)
+        return await lag(run.transport, name, run.app.id, run.options.consumer_auto_offset_reset)
 
     async def prepare(self, run: Run) -> None:
         """Before it is first read or written in a run: create it, where that is ours to do."""

@@ -402,6 +402,10 @@ class Transport(ABC):
         """
 
     @abstractmethod
+    async def committed(self, group: str, partitions: Collection[TP]) -> Mapping[TP, int | None]:
+        """What a group has committed; None where it has nothing. Who asks need not be in it. May be called by any task."""
+
+    @abstractmethod
     async def create_topic(self, spec: TopicSpec) -> None:
         """Create a topic; it can be used when this returns.
 

@@ -7,7 +7,7 @@ that lets the broker create it.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -162,6 +162,17 @@ class KafkaAdmin:
 
     async def _describe_configs(self, name: str) -> Any:
         return await self._client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+
+    async def committed(self, group: str, partitions: Collection[TP]) -> dict[TP, int | None]:
+        """What a group has committed."""
+        asked = [TopicPartition(*tp) for tp in partitions]
+        doing = f"looking up what group {group!r} has committed"
+        found = await self._bounded(doing, self._committed, group, asked) if asked else {}
+        offsets = {TP(*tp): entry.offset for tp, entry in found.items()}
+        return {tp: None if offsets.get(tp, -1) < 0 else offsets[tp] for tp in partitions}
+
+    async def _committed(self, group: str, asked: list[TopicPartition]) -> Any:
+        return await self._client.list_consumer_group_offsets(group, partitions=asked)
 
     # -- changing ------------------------------------------------------------------------------------------
 

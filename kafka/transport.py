@@ -6,7 +6,7 @@ writing from the first write on, one for each consumer group. Nothing is opened 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Literal
 
@@ -262,6 +262,10 @@ class KafkaTransport(Transport):
     async def partition_count(self, topic: str) -> int:
         admin, _ = await self._ready()
         return (await admin.topic(topic)).partitions
+
+    async def committed(self, group: str, partitions: Collection[TP]) -> Mapping[TP, int | None]:
+        admin, _ = await self._ready()
+        return await admin.committed(group, partitions)
 
     async def create_topic(self, spec: TopicSpec) -> None:
         admin, _ = await self._ready()

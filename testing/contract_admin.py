@@ -41,6 +41,21 @@ class AdminContract(ContractBase):
                 await transport.create_topic(TopicSpec(name=name))
                 assert await transport.partition_count(name) == 4
 
+    async def test_what_a_group_has_committed_is_known_to_whoever_asks(self) -> None:
+        async with self.broker_and_transport() as (broker, transport):
+            topic, group = await broker.new_topic(transport, 2), broker.name("group")
+            first, second = TP(topic, 0), TP(topic, 1)
+            with trio.fail_after(broker.patience):
+                assert await transport.committed(group, [first, second]) == {first: None, second: None}
+                await produce(transport, {first: numbered(0, 5)})
+                async with self.member(broker, group, [topic]) as member:
+                    await member.read(5)
+                    await member.consumer.commit({first: 3}, generation=member.consumer.assignment.generation)
+                    assert await transport.committed(group, [first, second]) == {first: 3, second: None}
+                assert await transport.committed(group, [first]) == {first: 3}
+                assert await transport.committed(broker.name("group"), [first]) == {first: None}
+                assert await transport.committed(group, []) == {}
+
     async def test_a_topic_is_created_once(self) -> None:
         async with self.broker_and_transport() as (broker, transport):
             name = await broker.new_topic(transport, 2)

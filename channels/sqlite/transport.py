@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -29,7 +29,7 @@ from . import log as logs
 from .chores import Housekeeping
 from .consumer import SqliteConsumer
 from .engine import Engine, Transaction
-from .groups import topics_changed
+from .groups import committed, topics_changed
 from .peers import CHANGE
 from .reader import SqliteReader
 from .url import parse_url
@@ -157,6 +157,9 @@ class SqliteTransport(Transport):
 
     async def partition_count(self, topic: str) -> int:
         return await self._engine.read(partial(logs.partition_count, name=topic))
+
+    async def committed(self, group: str, partitions: Collection[TP]) -> Mapping[TP, int | None]:
+        return await self._engine.read(partial(committed, group=group, partitions=list(partitions)))
 
     async def create_topic(self, spec: TopicSpec) -> None:
         partitions = self.options.default_partitions if spec.partitions is None else spec.partitions

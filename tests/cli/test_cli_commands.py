@@ -149,7 +149,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Shared:
         transport.options = options
         return transport
 
-    monkeypatch.setattr("famulus.cli.invocation.load_transport", load)
+    monkeypatch.setattr("famulus.app.connecting.load_transport", load)
     return transport
 
 

@@ -2,8 +2,10 @@
 
 import csv
 import importlib.util
+import json
 import os
 import pty
+import random
 import re
 import runpy
 import signal
@@ -23,9 +25,14 @@ import pytest
 import trio
 
 import famulus
+from famulus.app.settings import DEFAULT_BROKER_VARIABLE
+from famulus.channels.message import TP
+from famulus.channels.transport import TransportOptions, load_transport
 from famulus.testing.kafka import RunningKafka
+from famulus.testing.worker_process import WorkerProcess
 
 PROGRAM = Path(__file__).parent.parent.parent / "examples" / "flights.py"
+JOURNALED = Path(__file__).with_name("flights_journaled.py")
 COMMAND = [sys.executable, str(PROGRAM), "worker", "-l", "warning", "--no-banner"]
 LIMIT = 150.0  # seconds that the demo may take on a busy machine
 
@@ -100,13 +107,20 @@ def counted(totals: dict[str, Any]) -> Counts:
 @needs_flights
 @pytest.mark.slow
 @pytest.mark.hard_timeout(LIMIT + 30)
-def test_the_demo_prints_for_the_whole_year_what_a_plain_loop_gives() -> None:
+def test_the_demo_prints_for_the_whole_year_what_a_plain_loop_gives(tmp_path: Path) -> None:
     flights = all_flights()
     assert len(flights) == 336_776
     assert sum(flight["dep_delay"] in ("", "NA") for flight in flights) == 8_255
 
     ran = subprocess.run(
-        COMMAND, env=environment(), capture_output=True, text=True, encoding="utf-8", timeout=LIMIT, check=False
+        COMMAND,
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=LIMIT,
+        check=False,
     )
 
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -116,10 +130,11 @@ def test_the_demo_prints_for_the_whole_year_what_a_plain_loop_gives() -> None:
 
 
 @needs_flights
-def test_on_a_terminal_it_draws_a_bar_in_place_and_ends_with_the_tables() -> None:
+def test_on_a_terminal_it_draws_a_bar_in_place_and_ends_with_the_tables(tmp_path: Path) -> None:
     terminal, its_end = pty.openpty()
     process = subprocess.Popen(
         COMMAND,
+        cwd=tmp_path,
         env=environment(FLIGHTS_LIMIT="5000", TERM="xterm", LINES="40"),
         stdin=subprocess.DEVNULL,
         stdout=its_end,
@@ -177,9 +192,9 @@ async def test_flights_that_come_twice_are_counted_once(monkeypatch: pytest.Monk
     demo = load()
     feed_once = demo.feed
 
-    async def feed_twice(lines: list[str]) -> None:
-        await feed_once(lines)
-        await feed_once(lines)
+    async def feed_twice(*arguments: Any) -> None:
+        await feed_once(*arguments)
+        await feed_once(*arguments)
 
     demo.feed = feed_twice
     async with famulus.open_app(demo.app) as running:
@@ -284,7 +299,7 @@ def start(kafka_broker: RunningKafka, tmp_path: Path) -> Iterator[StartWorker]:
 async def last_shares(broker: str, rows: int) -> list[dict[str, Any]]:
     """The last share of each worker of the last replay, read from the topic once they make up so many flights."""
     reader = famulus.App(f"reader-{uuid.uuid4().hex}")
-    topic: famulus.Topic[dict[str, Any]] = reader.topic("flights-shares")
+    topic: famulus.Topic[dict[str, Any]] = reader.topic(f"flights-{rows}-shares")
     last: dict[str, dict[str, Any]] = {}
     with trio.fail_after(LIMIT):
         async with famulus.open_app(reader, broker=broker):
@@ -307,7 +322,7 @@ def of(share: dict[str, Any], column: str) -> int:
 def test_two_workers_on_kafka_count_together_what_a_plain_loop_gives(
     start: StartWorker, kafka_broker: RunningKafka
 ) -> None:
-    helper = start(FLIGHTS_FEED="no")
+    helper = start(FLIGHTS_FEED="no", FLIGHTS_LIMIT=str(ROWS))
     helper.wait_for("ready: app flights")
     feeder = start(FLIGHTS_LIMIT=str(ROWS))
     feeder.end()
@@ -325,31 +340,137 @@ def test_two_workers_on_kafka_count_together_what_a_plain_loop_gives(
 @pytest.mark.slow
 @pytest.mark.hard_timeout(6 * LIMIT)
 def test_workers_on_kafka_may_come_and_go_in_the_middle(start: StartWorker) -> None:
-    leaving = start(FLIGHTS_FEED="no")
+    rows = ROWS - 1  # another input than in the other tests
+    leaving = start(FLIGHTS_FEED="no", FLIGHTS_LIMIT=str(rows))
     leaving.wait_for("ready: app flights")
-    feeder = start(FLIGHTS_LIMIT=str(ROWS))
+    feeder = start(FLIGHTS_LIMIT=str(rows))
     feeder.wait_for(" %: ")
-    coming = start(FLIGHTS_FEED="no")
+    coming = start(FLIGHTS_FEED="no", FLIGHTS_LIMIT=str(rows))
     leaving.end(signal.SIGINT)
     feeder.end()
     coming.wait_for("ready: app flights")
     coming.end(signal.SIGTERM)
-    flights = all_flights()[:ROWS]
+    flights = all_flights()[:rows]
     assert printed(feeder.out) == (plain_loop(flights, "carrier"), plain_loop(flights, "origin"))
 
 
 @needs_flights
 @pytest.mark.slow
 @pytest.mark.hard_timeout(6 * LIMIT)
-def test_a_replay_on_kafka_counts_nothing_of_an_interrupted_one(start: StartWorker) -> None:
-    helper = start(FLIGHTS_FEED="no")
+def test_on_kafka_an_interrupted_replay_goes_on_where_its_log_ends(
+    start: StartWorker, kafka_broker: RunningKafka
+) -> None:
+    rows = ROWS - 2
+    helper = start(FLIGHTS_FEED="no", FLIGHTS_LIMIT=str(rows))
     helper.wait_for("ready: app flights")
-    interrupted = start()  # of all rows, so that it is not done when it is interrupted
+    interrupted = start(FLIGHTS_LIMIT=str(rows))
     interrupted.wait_for(" %: ")
     interrupted.end(signal.SIGINT)
     assert "and their mean departure delay" not in interrupted.out
-    again = start(FLIGHTS_LIMIT="20000")
+    again = start(FLIGHTS_LIMIT=str(rows))
     again.end()
     helper.end(signal.SIGTERM)
-    flights = all_flights()[:20_000]
-    assert printed(again.out) == (plain_loop(flights, "carrier"), plain_loop(flights, "origin"))
+    assert trio.run(fed, kafka_broker.url, f"flights-{rows}") == list(range(rows))
+    carriers, origins = printed(again.out)
+    for totals, column in ((carriers, "carrier"), (origins, "origin")):
+        whole = plain_loop(all_flights()[:rows], column)
+        assert 0 < sum(number for number, _ in totals.values()) <= rows
+        assert all(number <= whole[key][0] for key, (number, _) in totals.items())
+
+
+async def fed(broker: str, topic: str) -> list[int]:
+    """The numbers of the flights in a log, sorted: those of a second replay follow on those of the first."""
+    transport = load_transport(broker, TransportOptions())
+    numbers: list[int] = []
+    with trio.fail_after(LIMIT):
+        async with transport.open():
+            partitions = [TP(topic, number) for number in range(await transport.partition_count(topic))]
+            async with transport.open_reader(dict.fromkeys(partitions, "earliest")) as reader:
+                while any(reader.position(tp) < reader.highwater(tp) for tp in partitions):
+                    for batch in await reader.fetch(10_000):
+                        flights = [json.loads(message.value or b"") for message in batch.messages]
+                        rows = int(topic.rpartition("-")[2])
+                        numbers += [flight["replay"] * rows + flight["row"] for flight in flights]
+    return sorted(numbers)
+
+
+# Killed, on the broker that it has by itself.
+
+
+def seen(journal: Path, agent: str) -> set[int]:
+    """The rows that an agent has begun with, over all runs."""
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    return {int(line.split()[1]) for line in lines if line.startswith(f"{agent} ")}
+
+
+BYTES = 2 * len("by_origin 10000\n")  # that each row takes there, for both agents together
+
+
+def size(journal: Path) -> int:
+    return journal.stat().st_size if journal.exists() else 0
+
+
+async def kill_and_run_again(directory: Path, seed: int, kills: int, rows: int) -> list[str]:
+    """Kill the demo at random moments, let it finish, and check the log; what the runs have printed."""
+    chance = random.Random(seed)
+    journal = directory / "journal"
+    printed: list[str] = []
+
+    async def run(kill_after: int | None, number: signal.Signals = signal.SIGKILL) -> None:
+        """A run that is killed once the journal has so many more bytes, or not at all."""
+        log = directory / f"run-{len(printed)}.log"
+        before = size(journal)
+        variables = {"FLIGHTS_LIMIT": str(rows), "FLIGHTS_JOURNAL": str(journal), "FAMULUS_DATADIR": str(directory)}
+        worker = WorkerProcess(
+            [str(JOURNALED), "worker", "-l", "warning", "--no-banner"],
+            log=log,
+            environment={**variables, "PYTHONUTF8": "1", "COLUMNS": "100", DEFAULT_BROKER_VARIABLE: "sqlite://"},
+            patience=LIMIT,
+        )
+        try:
+            while kill_after is not None and worker.code is None:
+                if size(journal) > before + kill_after:
+                    os.kill(worker.pid, number)
+                    break
+                await trio.sleep(0.01)
+            code = await worker.wait()
+            assert code in ((0,) if kill_after is None else (0, -number)), worker.log
+        finally:
+            worker.kill()
+        printed.append(worker.log)
+
+    for _ in range(kills):
+        number = chance.choice([signal.SIGINT, signal.SIGKILL])
+        await run(int(chance.random() * rows * BYTES / kills), number)
+        if "mean departure delay" in printed[-1]:
+            break
+    if "mean departure delay" not in printed[-1]:
+        await run(None)
+    assert await fed(f"sqlite://{directory}/", f"flights-{rows}") == list(range(rows))
+    assert seen(journal, "by_carrier") == seen(journal, "by_origin") == set(range(rows))
+    return printed
+
+
+@needs_flights
+@pytest.mark.real_time
+@pytest.mark.slow
+@pytest.mark.hard_timeout(2 * LIMIT)
+async def test_killed_and_run_again_it_feeds_every_flight_once_and_passes_none_over(tmp_path: Path, seed: int) -> None:
+    *killed, last = await kill_and_run_again(tmp_path, seed, kills=3, rows=20_000)
+    assert not any("Traceback" in log for log in killed)
+    found = re.search(r"^([\d,]+)( of 20,000)? flights", last, re.MULTILINE)
+    assert found, last
+    carriers, origins = printed(last)
+    sums = [sum(number for number, _ in totals.values()) for totals in (carriers, origins)]
+    assert int(found[1].replace(",", "")) == min(sums)
+    assert (found[2] is None) == (min(sums) == 20_000)
+
+
+@needs_flights
+@pytest.mark.real_time
+@pytest.mark.torture
+@pytest.mark.hard_timeout(20 * LIMIT)
+async def test_whatever_the_moment(tmp_path: Path, seed: int) -> None:
+    for number in range(20):
+        (tmp_path / str(number)).mkdir()
+        await kill_and_run_again(tmp_path / str(number), seed + number, kills=6, rows=20_000)

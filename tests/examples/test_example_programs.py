@@ -11,7 +11,12 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 SERVERS = {"tcp_channel.py"}  # it runs until it is stopped: tests/examples/test_example_tcp_channel.py
 EXAMPLES = sorted({path.name for path in (ROOT / "examples").glob("*.py")} - SERVERS)
-ELSEWHERE = {"kafka_agents.py", "rpc.py", "streams.py"}  # they need a Kafka: tests/test_benchmarks.py
+ELSEWHERE = {
+    "broker.py",
+    "kafka_agents.py",
+    "rpc.py",
+    "streams.py",
+}  # with a Kafka: tests/test_benchmarks.py, tests/sqlite
 BENCHMARKS = sorted({path.name for path in (ROOT / "benchmarks").glob("[!_]*.py")} - ELSEWHERE)
 
 # For each program: its arguments, and what it prints.
