@@ -2,11 +2,16 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trio
+
+from famulus.app.settings import DEFAULT_BROKER_VARIABLE
+from famulus.testing.worker_process import WorkerProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,6 +23,8 @@ COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in te
 RUN_ELSEWHERE = {
     "make test": "CI's first step",
     "make demo": "test_make_demo_runs below",
+    "python shop.py worker -l info": "test_one_terminal_sends_and_the_worker_in_the_other_gets_it below",
+    """python shop.py send orders '{"account": "ada", "cents": 1250}'""": "the same",
 }
 
 
@@ -34,7 +41,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
 
 
 def test_there_are_two_commands_and_a_program() -> None:
-    assert COMMANDS == ["make demo", "make test"]
+    assert COMMANDS[:2] == ["make demo", "make test"]
     assert len(PROGRAMS) == 1
     assert set(COMMANDS) == set(RUN_ELSEWHERE)
 
@@ -55,6 +62,33 @@ def test_with_main_it_is_a_command_line_program(tmp_path: Path) -> None:
     assert (helped.returncode, "worker" in helped.stdout) == (0, True), helped.stderr
     named = run(str(Path(sys.executable).parent / "famulus"), "-A", "shop", "agents", cwd=tmp_path)
     assert (named.returncode, "shop.tally" in named.stdout) == (0, True), named.stderr
+
+
+@pytest.mark.real_time
+@pytest.mark.slow
+async def test_one_terminal_sends_and_the_worker_in_the_other_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(DEFAULT_BROKER_VARIABLE)
+    monkeypatch.chdir(tmp_path)
+    told = "totals[order.account] = totals.get(order.account, 0) + order.cents\n"
+    assert told in PROGRAMS[0]
+    program = (
+        PROGRAMS[0].replace(told, told + "        print(order, flush=True)\n").replace("trio.run(main)", "app.main()")
+    )
+    (tmp_path / "shop.py").write_text(program, encoding="utf-8")
+    _, *starting = shlex.split(COMMANDS[2])
+    _, *sending = shlex.split(COMMANDS[3])
+    worker = WorkerProcess(starting, log=tmp_path / "worker.log")
+    try:
+        await worker.wait_for("ready: app shop")
+        sent = await trio.to_thread.run_sync(lambda: run(sys.executable, "-P", *sending, cwd=tmp_path))
+        assert sent.returncode == 0, sent.stderr
+        await worker.wait_for("cents=1250")
+        worker.stop()
+        assert await worker.wait() == 0, worker.log
+    finally:
+        worker.kill()
 
 
 def test_make_demo_runs(tmp_path: Path) -> None:

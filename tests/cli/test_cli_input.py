@@ -203,7 +203,11 @@ def test_a_log_level_that_is_none(call: Call) -> None:
         (["-A", "shop", "--broker", "rabbit://", "worker"], {}, "broker='rabbit://': no transport for 'rabbit'"),
         (["-A", "shop", "--set", "version=x", "worker"], {}, "--set version='x': expected a whole number"),
         (["-A", "shop", "worker"], {"FAMULUS_VERSION": "x"}, "environment variable FAMULUS_VERSION='x'"),
-        (["-A", "shop", "send", "orders", "1"], {}, "broker memory:// lives inside one process"),
+        (
+            ["-A", "shop", "--broker", "memory://", "send", "orders", "1"],
+            {},
+            "broker memory:// lives inside one process",
+        ),
     ],
 )
 def test_the_installed_program_says_it_in_one_line(
