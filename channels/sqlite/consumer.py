@@ -1,4 +1,4 @@
-"""A member of a consumer group: its own task for rebalances, positions, fetching, commits."""
+"""A member of a consumer group: its own task for rebalances, and fetching and commits for others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import trio
 
 from ..errors import BrokerUnavailable, CommitRefused, MemberReplaced, TransportError
 from ..message import TP
-from ..transport import Assignment, Batch, Consumer, ConsumerOptions, OffsetReset, RebalanceListener
+from ..transport import Assignment, Batch, Consumer, ConsumerOptions, RebalanceListener
 from . import groups
 from .engine import Engine, Transaction
 from .groups import Subscription, View
 from .log import Read, Wanted, partition_count, read
+from .owned import Owned
 from .peers import CHANGE
-from .silence import Silence
+from .watching import Watch
 
 __all__ = ["SqliteConsumer"]
 
@@ -60,27 +61,18 @@ class SqliteConsumer(Consumer):
         self._wish = 0
         self._is_wished = False
         self._granted = 0
-        self._assignment = Assignment(-1, frozenset())
-        self._ids: dict[TP, int] = {}
-        self._positions: dict[TP, int] = {}
-        self._ends: dict[TP, int] = {}
-        self._paused: set[TP] = set()
-        self._damaged: dict[TP, str] = {}
+        self._owned = Owned(self._reset_offset, options.on_reset)
         self._serving = False
         self._waits = False
         self._woken = False
         self._heard = 0  # how often there was news
-        self._read_at: dict[TP, int] = {}  # by partition, what that was when it was last read
-        self._turn = 0
         self._news = trio.Event()
         self._told = trio.Event()
         self._settled = trio.lowlevel.ParkingLot()
         self._closing = False
         self._task: trio.lowlevel.Task | None = None
         self._pace = min(_PACE, options.session_timeout / 3)
-        self._silence = Silence(self._pace)
-        self._looked_at = -1.0
-        self._round = (-1, 0.0)  # of the rebalance under way, and when it was first seen
+        self._watch = Watch(engine, options.group, self._pace)
 
     # -- membership: the task of its own -------------------------------------------------------------------
 
@@ -145,10 +137,10 @@ class SqliteConsumer(Consumer):
         elif now.preparing and not now.joined:
             await self._give_up(lost=False)
             await self._change(partial(groups.let_go, member=self.member))
-        elif not now.preparing and now.generation > self._assignment.generation:
+        elif not now.preparing and now.generation > self._owned.assignment.generation:
             await self._take(now)
         else:
-            await self._watch(now)
+            await self._watch.look(now)
             with trio.move_on_after(self._pace):
                 await told.wait()
 
@@ -167,31 +159,22 @@ class SqliteConsumer(Consumer):
     async def _give_up(self, *, lost: bool) -> None:
         """Stop serving, tell the listener, forget the partitions."""
         self._serving = False
-        owned = self._assignment.partitions
+        owned = self._owned.assignment.partitions
         self.wake()
         if not owned:
             return
         if lost:
-            self._forget_partitions()
+            self._owned.give_up()
         try:
             await self._listener.on_revoked(owned, lost=lost)
         finally:
-            self._forget_partitions()
-
-    def _forget_partitions(self) -> None:
-        self._assignment = Assignment(self._assignment.generation, frozenset())
-        for state in (self._ids, self._positions, self._ends, self._paused, self._damaged, self._read_at):
-            state.clear()
+            self._owned.give_up()
 
     async def _take(self, now: View) -> None:
         """Begin a generation: positions first, so that the listener can see and change them."""
         found = await self._engine.read(partial(groups.starts, group=self.options.group, partitions=now.owned))
-        self._assignment = Assignment(now.generation, frozenset(found))
-        for tp, (id_, first, end, committed) in found.items():
-            self._ids[tp] = id_
-            self._ends[tp] = end
-            self._positions[tp] = self._reset_offset(first, end) if committed is None else committed
-        await self._listener.on_assigned(self._assignment)
+        self._owned.take(now.generation, found)
+        await self._listener.on_assigned(self._owned.assignment)
         self._serving = True
         self._granted = now.granted
         self._settled.unpark_all()
@@ -233,44 +216,6 @@ class SqliteConsumer(Consumer):
     def _reset_offset(self, first: int, end: int) -> int:
         return first if self.options.offset_reset == "earliest" else end
 
-    # -- watching the other members --------------------------------------------------------------------------
-
-    async def _watch(self, now: View) -> None:
-        """Throw out who is dead, silent for longer than its session, or too slow to let go."""
-        time = trio.current_time()
-        if time - self._looked_at < self._pace / 2:
-            return
-        self._looked_at = time
-        if not now.preparing:
-            self._round = (-1, 0.0)
-        elif self._round[0] != now.round:
-            self._round = (now.round, time)
-        elif time - self._round[1] > now.longest:
-            self._round = (-1, 0.0)
-            await self._change(partial(groups.throw_out_late, group=self.options.group, round_=now.round))
-            return
-        if not now.peers:
-            return
-        peers = {member: peer for member, peer, _ in now.peers}
-        signs = await trio.to_thread.run_sync(
-            lambda: {member: self._engine.peers.sign_of(peer) for member, peer in peers.items()}, abandon_on_cancel=True
-        )
-        silent = self._silence.heard(signs, trio.current_time())
-        for member, peer, session in now.peers:
-            if signs[member] is None:
-                await self._throw_out(member, peer, signs[member], "its process has ended")
-            elif silent[member] > session:
-                await self._throw_out(member, peer, signs[member], f"nothing was heard of it for {session:g} s")
-
-    async def _throw_out(self, member: int, peer: str, sign: int | None, why: str) -> None:
-        def unless_it_lives(tx: Transaction) -> None:
-            if self._engine.peers.sign_of(peer) == sign:  # this write may have waited for long
-                groups.throw_out(tx.db, member, why)
-                tx.pokes.add(CHANGE)
-
-        log.info("group %s: member %d is out: %s", self.options.group, member, why)
-        await self._engine.write(unless_it_lives)
-
     # -- subscription --------------------------------------------------------------------------------------
 
     async def subscribe(self, topics: Collection[str], *, pattern: Pattern[str] | None = None) -> None:
@@ -308,7 +253,7 @@ class SqliteConsumer(Consumer):
 
     @property
     def assignment(self) -> Assignment:
-        return self._assignment
+        return self._owned.assignment
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -319,7 +264,7 @@ class SqliteConsumer(Consumer):
             self._news = trio.Event()
             wanted = self._wanted(room)
             if wanted:
-                generation, heard = self._assignment.generation, self._heard
+                generation, heard = self._owned.assignment.generation, self._heard
                 try:
                     found = await self._engine.read(partial(read, wanted=wanted, generation=generation))
                 except BrokerUnavailable as error:
@@ -343,80 +288,39 @@ class SqliteConsumer(Consumer):
             await self._news.wait()
 
     def _wanted(self, room: Mapping[TP, int]) -> list[Wanted]:
-        """What is worth reading now, another partition first each time."""
-        if not self._serving:
-            return []
-        wanted = [
-            Wanted(tp, self._ids[tp], position, most)
-            for tp, most in room.items()
-            if most > 0
-            and (position := self._positions.get(tp)) is not None
-            and tp not in self._paused
-            and (position != self._ends[tp] or self._read_at.get(tp) != self._heard)
-            and tp not in self._damaged
-        ]
-        self._turn += 1
-        turn = self._turn % len(wanted) if wanted else 0
-        return wanted[turn:] + wanted[:turn]
+        return self._owned.wanted(room, self._heard) if self._serving else []
 
     def _accept(
         self, wanted: list[Wanted], found: Mapping[TP, Read | None], generation: int, heard: int
     ) -> list[Batch]:
-        """Make what was read the member's own. Positions move here and in `seek`, without a checkpoint."""
-        if not self._serving or self._assignment.generation != generation:
+        """Make what was read the member's own, if it is. There is no checkpoint here."""
+        if not self._serving or self._owned.assignment.generation != generation:
             return []
         if found and self._waits:
             self._waits = False
             log.info("group %s: reading goes on", self.options.group)
-        batches: list[Batch] = []
-        for want in wanted:
-            tp = want.tp
-            if tp not in found or self._positions.get(tp) != want.position:  # somebody has called `seek`
-                continue
-            self._read_at[tp] = heard
-            got = found[tp]
-            if got is None:  # its topic is gone, and a rebalance on its way
-                self._ends[tp] = want.position
-                continue
-            self._ends[tp] = got.next
-            if not got.first <= want.position <= got.next:
-                position = self._positions[tp] = self._reset_offset(got.first, got.next)
-                if self.options.on_reset is not None:
-                    self.options.on_reset(OffsetReset(tp, want.position, position))
-                continue
-            self._positions[tp] = got.position
-            if got.damage is not None:
-                self._damaged[tp] = got.damage
-                log.error("%s cannot be read on: %s", tp, got.damage)
-            if got.messages:
-                batches.append(Batch(tp, generation, got.messages, got.position, got.next))
-        return batches
+        return self._owned.accept(wanted, found, heard)
 
     def wake(self) -> None:
         self._woken = True
         self._news.set()
 
     def position(self, tp: TP) -> int:
-        return self._positions[tp]
+        return self._owned.position(tp)
 
     def highwater(self, tp: TP) -> int:
-        return self._ends[tp]
+        return self._owned.highwater(tp)
 
     async def seek(self, tp: TP, offset: int) -> None:
         await trio.lowlevel.checkpoint()
-        if tp not in self._positions:
-            raise KeyError(tp)
-        if offset < 0:
-            raise ValueError(f"seek of {tp} to {offset}: expected an offset of at least 0")
-        self._positions[tp] = offset
-        self._damaged.pop(tp, None)
+        self._owned.seek(tp, offset)
         self._tell_news()
 
     def pause(self, partitions: Collection[TP]) -> None:
-        self._paused.update(tp for tp in partitions if tp in self._positions)
+        self._owned.pause(partitions)
 
     def resume(self, partitions: Collection[TP]) -> None:
-        self._paused.difference_update(partitions)
+        self._owned.resume(partitions)
         self._tell_news()
 
     # -- commits -------------------------------------------------------------------------------------------
@@ -444,7 +348,7 @@ class SqliteConsumer(Consumer):
         """
         if self.member < 0:
             raise CommitRefused(f"group {self.options.group!r}: this consumer has not subscribed yet")
-        if not self._assignment.partitions.issuperset(partitions):
+        if not self._owned.assignment.partitions.issuperset(partitions):
             self._tell()
             raise CommitRefused(
                 f"group {self.options.group!r}, member {self.member}: its partitions are revoked, or not its own"
@@ -460,4 +364,4 @@ class SqliteConsumer(Consumer):
 
     def __repr__(self) -> str:
         state = "closed" if self.closed.is_set() else "serving" if self._serving else "joining"
-        return f"<SqliteConsumer of {self.options.group!r} {state} {len(self._positions)} partitions>"
+        return f"<SqliteConsumer of {self.options.group!r} {state} {len(self._owned.assignment.partitions)} partitions>"

@@ -19,6 +19,7 @@ from famulus.channels.errors import BrokerUnavailable, ImproperlyConfigured, Tra
 from famulus.channels.message import TP, ProducerRecord
 from famulus.channels.sqlite import SqliteTransport, file
 from famulus.channels.sqlite.filesystem import check_filesystem, filesystem_of, verdict
+from famulus.channels.sqlite.url import parse_url
 from famulus.channels.transport import ConsumerOptions, ProduceResult, TopicSpec, TransportOptions
 from famulus.testing.contract_kit import Changes, GroupMember, Recorder
 
@@ -137,6 +138,16 @@ async def test_a_directory_that_cannot_be_made_is_refused_with_what_to_do(tmp_pa
     with pytest.raises(ImproperlyConfigured, match=r"cannot be made .*: make it, or name another"):
         async with opened(tmp_path / "file" / "below" / "broker.db"):
             pass
+
+
+@pytest.mark.parametrize(("durability", "level"), [("full", 2), ("normal", 1)])
+def test_durability_says_whether_the_disk_is_waited_for_at_each_commit(
+    tmp_path: Path, durability: str, level: int
+) -> None:
+    db = file.open_writing(parse_url(f"sqlite://{tmp_path}/broker.db?durability={durability}", tmp_path))
+    assert db.execute("PRAGMA synchronous").fetchone() == (level,)
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    db.close()
 
 
 async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -217,9 +217,12 @@ async def test_the_partitions_of_a_suspended_process_move_after_its_session_and_
 
 
 @pytest.mark.slow
-async def test_a_lock_held_for_longer_than_a_session_costs_nobody_its_partitions(tmp_path: Path) -> None:
+async def test_a_lock_held_for_longer_than_a_session_costs_nobody_its_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The database stands still, as on a slow disk; signs of life need no transaction."""
-    session = 1.0
+    session = 0.6
+    monkeypatch.setattr(engine, "_PULSE", session / 6)
     transports = [SqliteTransport(f"{url_of(tmp_path)}?busy_timeout=20") for _ in range(2)]
     recorders = [Recorder(Changes()) for _ in range(2)]
     options = ConsumerOptions(group="g", session_timeout=session, rebalance_timeout=60)
@@ -243,7 +246,7 @@ async def test_a_lock_held_for_longer_than_a_session_costs_nobody_its_partitions
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(write)
                 ticks = 0
-                with trio.move_on_after(4 * session):
+                with trio.move_on_after(3 * session):
                     while True:  # the loop goes on meanwhile
                         await trio.sleep(0.01)
                         ticks += 1
