@@ -186,6 +186,8 @@ def banner(app: App, settings: Settings, loglevel: str, tree_file: Path | None) 
         "python": f"{platform.python_version()}, trio {version('trio')}",
         "loglevel": loglevel,
     }
+    if settings.broker.partition("?")[0] == "sqlite://":
+        facts["datadir"] = str(settings.datadir)
     if tree_file is not None:
         facts["tree"] = str(tree_file)
     table = Table.grid(padding=(0, 2))

@@ -1,17 +1,21 @@
 """An app with a name and without a broker has one in a file: its data outlive its processes. An anonymous one has memory."""
 
+import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import trio
+from rich.console import Console
 
 import famulus
 from famulus.app.settings import DEFAULT_BROKER_VARIABLE, resolve_settings
 from famulus.channels.message import TP
 from famulus.channels.transport import ConsumerOptions, TransportOptions, load_transport
+from famulus.cli.worker import banner
 from famulus.testing.worker_process import WorkerProcess
 
 SHOP = """
@@ -93,6 +97,19 @@ async def test_a_running_app_has_its_broker_in_its_data_directory(shop: Path) ->
     async with famulus.open_app(app) as running:
         assert (running.settings.broker, running.settings.datadir) == ("sqlite://", "mine-data")
         assert (shop / "mine-data" / "broker.db").is_file()
+
+
+def test_a_worker_says_where_its_broker_is() -> None:
+    def facts(app: famulus.App) -> str:
+        console = Console(width=80, file=io.StringIO())
+        with console.capture() as shown:
+            console.print(
+                banner(app, resolve_settings({"datadir": "/srv/shop", **app.declared_settings}, {}, {}), "info", None)
+            )
+        return shown.get()
+
+    assert re.search(r"broker +sqlite:// .*\n.*\n?.*datadir +/srv/shop ", facts(famulus.App("shop")), re.DOTALL)
+    assert "datadir" not in facts(famulus.App("shop", broker="kafka://one"))
 
 
 def test_a_version_of_an_app_keeps_the_data_directory_since_its_sources_are_there() -> None:
