@@ -261,6 +261,53 @@ async def test_a_lock_held_for_longer_than_a_session_costs_nobody_its_partitions
                 await consumer.commit(offsets, generation=assignment.generation)
 
 
+@pytest.mark.slow
+async def test_a_slow_disk_stops_no_timer_and_costs_nobody_its_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = 0.6
+    monkeypatch.setattr(engine, "_PULSE", session / 6)
+    slow, other = (SqliteTransport(url_of(tmp_path)) for _ in range(2))
+    recorders = [Recorder(Changes()) for _ in range(2)]
+    options = ConsumerOptions(group="g", session_timeout=session, rebalance_timeout=60)
+    async with slow.open(), other.open():
+        await slow.create_topic(TopicSpec(name="t", partitions=2))
+        async with slow.open_consumer(options, recorders[0]) as one, other.open_consumer(options, recorders[1]) as two:
+            for consumer in (one, two):
+                await consumer.subscribe(["t"])
+            await recorders[0].changes.until(lambda: one.assignment.generation == two.assignment.generation)
+            before = one.assignment, two.assignment
+            done: list[str] = []
+            gate = threading.Event()  # the disk answers when this is set
+
+            async def write() -> None:
+                await slow._engine.write(lambda tx: gate.wait())
+                done.append("written")
+
+            async def read() -> None:
+                await slow._engine.read(lambda db: gate.wait())
+                done.append("read")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write)
+                nursery.start_soon(read)
+                ticks = 0
+                try:
+                    with trio.move_on_after(3 * session):
+                        while True:
+                            await trio.sleep(0.01)
+                            ticks += 1
+                finally:
+                    gate.set()
+                assert not done
+                assert ticks > 20
+            await trio.sleep(2 * session)
+            assert (one.assignment, two.assignment) == before
+            for consumer, assignment in zip((one, two), before, strict=True):
+                offsets = dict.fromkeys(assignment.partitions, 0)
+                await consumer.commit(offsets, generation=assignment.generation)
+
+
 async def test_of_two_members_with_one_instance_id_the_older_ends_with_the_reason(tmp_path: Path) -> None:
     transports = [SqliteTransport(url_of(tmp_path)) for _ in range(2)]
     options = ConsumerOptions(group="g", instance_id="a")
