@@ -20,7 +20,7 @@ def main() -> None:
     is_counted = demo.is_counted
 
     def is_written_down(flight: Any) -> Any:
-        os.write(journal, f"{sys._getframe(1).f_code.co_name} {flight.row}\n".encode())
+        os.write(journal, f"{sys._getframe(1).f_code.co_name} {flight.replay} {flight.row}\n".encode())
         return is_counted(flight)
 
     demo.is_counted = is_written_down

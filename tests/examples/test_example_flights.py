@@ -397,13 +397,13 @@ async def fed(broker: str, topic: str) -> list[int]:
 # Killed, on the broker that it has by itself.
 
 
-def seen(journal: Path, agent: str) -> set[int]:
-    """The rows that an agent has begun with, over all runs."""
-    lines = journal.read_text().splitlines() if journal.exists() else []
-    return {int(line.split()[1]) for line in lines if line.startswith(f"{agent} ")}
+def seen(journal: Path, agent: str, rows: int) -> set[int]:
+    """The numbers of the flights that an agent has begun with, over all runs."""
+    begun = [line.split() for line in journal.read_text().splitlines()]
+    return {int(replay) * rows + int(row) for who, replay, row in begun if who == agent}
 
 
-BYTES = 2 * len("by_origin 10000\n")  # that each row takes there, for both agents together
+BYTES = 2 * len("by_origin 0 10000\n")  # that each row takes there, for both agents together
 
 
 def size(journal: Path) -> int:
@@ -446,8 +446,10 @@ async def kill_and_run_again(directory: Path, seed: int, kills: int, rows: int) 
             break
     if "mean departure delay" not in printed[-1]:
         await run(None)
-    assert await fed(f"sqlite://{directory}/", f"flights-{rows}") == list(range(rows))
-    assert seen(journal, "by_carrier") == seen(journal, "by_origin") == set(range(rows))
+    # Who is interrupted when all is committed, and nothing printed yet, leaves nothing to do: then the next one replays again.
+    numbers = await fed(f"sqlite://{directory}/", f"flights-{rows}")
+    assert numbers in (list(range(rows)), list(range(2 * rows)))
+    assert seen(journal, "by_carrier", rows) == seen(journal, "by_origin", rows) == set(numbers)
     return printed
 
 
