@@ -87,6 +87,10 @@ class RequestMessage(FutureMessage):
     replies: Replies
     slot: ReplySlot
 
+    @property
+    def awaited(self) -> bool:
+        return True
+
     def fail(self, error: Exception, *, run_ends: bool = False) -> None:
         super().fail(error, run_ends=run_ends)
         _undelivered(self.replies, self.slot, error)
