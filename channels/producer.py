@@ -436,9 +436,11 @@ class Producer:
 
     def _expire(self) -> None:
         """Fail what has waited longer than its delivery timeout; only heads, so order is kept. Dead letters wait on."""
+        delayed = [queue for queue in self._all_queues() if queue.delay]
+        if not delayed:
+            return
         now = trio.current_time()
-        expired = sum(self._expire_in(queue, now) for queue in self._all_queues() if queue.delay)
-        if expired:
+        if expired := sum([self._expire_in(queue, now) for queue in delayed]):
             log.error("%d messages were not delivered in time and given up: %s", expired, self._last_error)
 
     def _expire_in(self, queue: Queue, now: float) -> int:
