@@ -188,7 +188,7 @@ class Actor(Asker):
 
     async def _relay(self, answers: AsyncGenerator[Any, None]) -> None:
         """Give each answer to whoever asked, and to the sinks; a failed delivery is thrown into the agent."""
-        task = trio.lowlevel.current_task()
+        hand, task = self._hand, trio.lowlevel.current_task()
         nurseries = len(task.child_nurseries)
         failed: Exception | None = None
         while True:
@@ -199,7 +199,9 @@ class Actor(Asker):
             failed = None
             if len(task.child_nurseries) > nurseries:
                 await self._refuse_yield(answers)
-            event = self._hand.asked
+            event = hand.event
+            if event is None or event.request is None:
+                event = hand.asked
             try:
                 if event is not None and (request := event.request) is not None:
                     try:

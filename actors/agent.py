@@ -6,12 +6,13 @@ An agent is data until a run starts its actors (`actors.actor`). Its calls resol
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, Unpack
 
 from ..channels.arguments import SendOptions, SendSoonOptions
 from ..channels.channel import Channel
 from ..channels.errors import AppNotRunning, ImproperlyConfigured
 from ..channels.future import FutureMessage
+from ..channels.message import ASKED
 from ..channels.runs import Declaration, current_run
 from ..channels.stream import Stream
 from ..channels.topic import Topic
@@ -60,6 +61,7 @@ class Agent(Generic[T, R]):
         self.fun = fun
         self.name = name
         self.wire_name = name.encode()  # in requests
+        self.asked: Final = (ASKED, self.wire_name)
         self.channel = channel
         self.options = options
         self.help = help

@@ -9,20 +9,22 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import trio
+from trio.lowlevel import checkpoint_if_cancelled, current_task, wait_task_rescheduled
 
 from ..channels.arguments import SendOptions
 from ..channels.channel import Channel
 from ..channels.errors import ImproperlyConfigured
 from ..channels.future import DeliveryCallback, FutureMessage
+from ..channels.hand import current_hand
 from ..channels.message import Headers, as_headers
 from ..channels.runs import Run
 from ..channels.topic import Topic
 from ..models import NotReady
 from .errors import AgentError
-from .replies import Replies, check_correlation_id
+from .replies import REPLIES, Replies, check_correlation_id
 from .slots import AskSlot, PromiseSlot, ReplySlot
 from .waiting import asking, begin_wait
-from .wire import Mode, request_headers
+from .wire import REPLY_TO, Mode, request_headers
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -48,7 +50,7 @@ async def send_request(
     channel = slot.agent.channel
     headers = replies.headers(slot, mode)
     if not options and channel.hands_over:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         event = channel.offer(run, key, value, headers)
         if event is not None:
             await channel.hand_out(run, event)
@@ -87,6 +89,10 @@ class RequestMessage(FutureMessage):
     replies: Replies
     slot: ReplySlot
 
+    @property
+    def awaited(self) -> bool:
+        return True
+
     def fail(self, error: Exception, *, run_ends: bool = False) -> None:
         super().fail(error, run_ends=run_ends)
         _undelivered(self.replies, self.slot, error)
@@ -114,21 +120,22 @@ async def ask(
     run: Run, agent: Agent[Any, R], value: Any, key: Any, correlation_id: str | None, options: SendOptions
 ) -> R:
     """See `Agent.ask`."""
-    replies = Replies.of(run)
+    replies: Replies = run.found(REPLIES) or Replies.of(run)
     slot = replies.open(agent, AskSlot, correlation_id)
-    asker = asking()
+    asker = None if current_hand.get() is None else asking()
     try:
         if asker is not None:
             await begin_wait(run, asker, slot)
         if options or not agent.channel.hands_over:
             await send_request(run, slot, replies, value, key, options)
         else:  # the same without a further coroutine: each costs as much as a part of the way
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
             event = agent.channel.offer(run, key, value, replies.headers(slot, "first"))
             if event is not None:
                 await agent.channel.hand_out(run, event)
         if not slot.settled:
-            await slot.arrival()
+            slot.task = current_task()
+            await wait_task_rescheduled(slot.abort)
     except BaseException:
         replies.untaken(slot)
         raise
@@ -238,4 +245,4 @@ def forwarded(run: Run, agent: Agent[Any, Any], reply_to: Any, correlation_id: s
             f"reply_to={reply_to!r}: expected a topic, its name, or an agent that reads one; this is {what}"
         )
     identity = Replies.of(run).new_id() if correlation_id is None else check_correlation_id(correlation_id)
-    return (*as_headers(given), *request_headers(agent.wire_name, name.encode(), identity.encode(), "values"))
+    return (*as_headers(given), *request_headers(agent.asked, (REPLY_TO, name.encode()), identity.encode(), "values"))

@@ -12,6 +12,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 
 from ..channels.arguments import SendOptions
 from ..channels.runs import Run
+from ..channels.waking import NOTHING
 from .calls import send_request
 from .replies import Replies
 from .slots import MemberSlot
@@ -48,7 +49,7 @@ class Gathering:
         self.open.pop(index, None)
         self.answers.append((index, value, error))
         if self._task is not None:
-            reschedule(self._task)
+            reschedule(self._task, NOTHING)
             self._task = None
 
     async def wait(self) -> None:

@@ -67,6 +67,10 @@ class ReplyMessage(FutureMessage):
     def expendable(self) -> bool:
         return not self._of_user
 
+    @property
+    def awaited(self) -> bool:
+        return not self._of_user
+
     def fail(self, error: Exception, *, run_ends: bool = False) -> None:
         request, self._request = self._request, None
         if run_ends or self._of_user:

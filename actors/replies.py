@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
@@ -22,16 +22,19 @@ from ..channels.topic import Topic
 from ..models import NotReady, Serde, value_serde
 from .errors import AgentError
 from .slots import AskSlot, PromiseSlot, ReplySlot, StreamSlot
-from .wire import Mode, Reply, decode_failure, failure_of, parse_reply, request_headers
+from .wire import REPLY_TO, Mode, Reply, decode_failure, failure_of, parse_reply, request_headers
 
 if TYPE_CHECKING:
     from .agent import Agent
 
-__all__ = ["Replies", "answer_serde", "check_correlation_id", "replies_at"]
+__all__ = ["REPLIES", "Replies", "answer_serde", "check_correlation_id", "replies_at"]
 
 log = logging.getLogger("famulus.replies")
 
 S = TypeVar("S", bound=ReplySlot)
+
+REPLIES: Final = "actors.replies"
+"""Where a run keeps its own; see `Run.found`."""
 
 
 class Replies:
@@ -62,7 +65,8 @@ class Replies:
         self.refusal: Exception | None = None
         self._slots: dict[bytes, ReplySlot] = {}
         self._failed: dict[str, BaseException] = {}
-        self._ids = map(f"{self.tag[:12]}.%d".__mod__, itertools.count(1))
+        self._reply_to: Final = (REPLY_TO, address)
+        self._ids: Final[Iterator[bytes]] = map((self.tag[:12].encode() + b".%d").__mod__, itertools.count(1))
         self._token = trio.lowlevel.current_trio_token()
         _by_address[self.address] = self
 
@@ -73,7 +77,7 @@ class Replies:
 
     def new_id(self) -> str:
         """An id for a request, which no other run has."""
-        return next(self._ids)
+        return next(self._ids).decode()
 
     # -- for callers -----------------------------------------------------------------------------------------
 
@@ -95,11 +99,10 @@ class Replies:
             raise AgentError(
                 agent.name, f"it reads channel {agent.channel.name}, which is inside its worker: give it a topic"
             )
-        identity = (self.new_id() if correlation_id is None else check_correlation_id(correlation_id)).encode()
+        identity = next(self._ids) if correlation_id is None else check_correlation_id(correlation_id).encode()
         if identity in self._slots:
             raise ValueError(f"correlation_id={correlation_id!r}: a request with this id waits for its answer already")
-        slot = make(agent, identity)
-        self._slots[identity] = slot
+        slot = self._slots[identity] = make(agent, identity)
         return slot
 
     async def reachable(self, agent: Agent[Any, Any]) -> None:
@@ -137,7 +140,7 @@ class Replies:
 
     def headers(self, slot: ReplySlot, mode: Mode) -> Headers:
         """What the request carries."""
-        return request_headers(slot.agent.wire_name, self.address, slot.correlation_id, mode)
+        return request_headers(slot.agent.asked, self._reply_to, slot.correlation_id, mode)
 
     def waits_for(self, slot: ReplySlot) -> bool:
         """Whether the answer has not come yet."""
@@ -280,13 +283,13 @@ class Replies:
     @staticmethod
     def of_client(run: Run) -> Replies:
         """The replies of a run that is a client; to be called first."""
-        return run.state("actors.replies", lambda: Replies(run, is_client=True))
+        return run.state(REPLIES, lambda: Replies(run, is_client=True))
 
     @staticmethod
     def of(run: Run) -> Replies:
         """The replies of a run."""
-        replies: Replies | None = run.found("actors.replies")
-        return run.state("actors.replies", lambda: Replies(run)) if replies is None else replies
+        replies: Replies | None = run.found(REPLIES)
+        return run.state(REPLIES, lambda: Replies(run)) if replies is None else replies
 
     def __repr__(self) -> str:
         return f"<Replies {self.address.decode()} waiting={self.waiting}>"
@@ -295,9 +298,8 @@ class Replies:
 _by_address: dict[bytes, Replies] = {}
 
 
-def replies_at(address: bytes) -> Replies | None:
-    """The run of this process that has a reply address, if there is one."""
-    return _by_address.get(address)
+replies_at: Final[Callable[[bytes], Replies | None]] = _by_address.get
+"""The run of this process that has a reply address, if there is one. No function of our own, which each answer would call."""
 
 
 def check_correlation_id(given: Any) -> str:

@@ -71,6 +71,14 @@ class AgentRequest:
     @classmethod
     def find(cls, run: Run, agent: Agent[Any, Any], headers: Headers) -> AgentRequest | None:
         """The request that a message is to an agent, by its headers: if somebody waits for its answer, and for this agent's."""
+        if len(headers) == 3:  # as `request_headers` makes them for most, without the loop
+            (first, asked), (second, address), (third, correlation_id) = headers
+            if first == ASKED and second == REPLY_TO and third == CORRELATION_ID and asked == agent.wire_name:
+                return cls(run, agent, address, correlation_id, "first")
+        return cls._found(run, agent, headers)
+
+    @classmethod
+    def _found(cls, run: Run, agent: Agent[Any, Any], headers: Headers) -> AgentRequest | None:
         asked = address = correlation_id = None
         mode: Mode = "first"
         for name, value in headers:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from ..channels.waking import NOTHING
 from .errors import AgentError
 
 if TYPE_CHECKING:
@@ -53,9 +53,14 @@ class ReplySlot:
 
 
 class AskSlot(ReplySlot):
-    """One caller's wait for one answer."""
+    """One caller's wait for one answer.
 
-    __slots__ = ("_error", "_task", "_value", "settled")
+    Attributes:
+        settled: whether the answer has come, or there will be none.
+        task: whoever waits for that sets this, and waits with `abort`; see `ask`.
+    """
+
+    __slots__ = ("_error", "_value", "settled", "task")
 
     def __init__(self, agent: Agent[Any, Any], correlation_id: bytes) -> None:
         self.agent = agent
@@ -63,7 +68,7 @@ class AskSlot(ReplySlot):
         self.settled = False
         self._value: Any = None
         self._error: Exception | None = None
-        self._task: Task | None = None
+        self.task: Task | None = None
 
     @property
     def arrived(self) -> bool:
@@ -72,22 +77,18 @@ class AskSlot(ReplySlot):
     def value(self, value: Any) -> None:
         self.settled = True
         self._value = value
-        if self._task is not None:
-            reschedule(self._task)
-            self._task = None
+        if self.task is not None:
+            reschedule(self.task, NOTHING)
+            self.task = None
 
     def failure(self, error: Exception) -> None:
         self._error = error
         self.value(None)
 
-    def _abort(self, _: Any) -> Abort:
-        self._task = None
+    def abort(self, _: Any) -> Abort:
+        """The wait is cancelled."""
+        self.task = None
         return Abort.SUCCEEDED
-
-    def arrival(self) -> Awaitable[None]:
-        """Wait until it is settled, if it is not yet. For one task, once."""
-        self._task = current_task()
-        return wait_task_rescheduled(self._abort)  # noqa: ASYNC105  # awaited by the caller, without a coroutine more
 
     def result(self) -> Any:
         """The answer, once it is settled.
@@ -234,7 +235,7 @@ class StreamSlot(ReplySlot):
 
     def _wake(self) -> None:
         if self._task is not None:
-            reschedule(self._task)
+            reschedule(self._task, NOTHING)
             self._task = None
 
     def _abort(self, _: Any) -> Abort:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from ..channels.dead_letters import error_text
-from ..channels.message import ASKED, CORRELATION_ID, REPLY_MODE, REPLY_TO, Headers
+from ..channels.message import ASKED, CORRELATION_ID, REPLY_MODE, REPLY_TO, Header, Headers
 from .errors import AgentError
 
 __all__ = [
@@ -40,11 +40,6 @@ ReplyKind = Literal["value", "part", "end", "failure"]
 REPLY_KIND: Final = "famulus-reply"
 REPLY_PART: Final = "famulus-reply-part"
 
-_MODES: Final[dict[Mode, Headers]] = {
-    "first": (),
-    "parts": ((REPLY_MODE, b"parts"),),
-    "values": ((REPLY_MODE, b"values"),),
-}
 _KINDS: Final[dict[bytes, ReplyKind]] = {b"value": "value", b"part": "part", b"end": "end", b"failure": "failure"}
 _DIGITS: Final = 18
 _MOST_TEXT: Final = 65_536
@@ -66,9 +61,16 @@ class Reply:
     part: int = 0
 
 
-def request_headers(agent: bytes, address: bytes, correlation_id: bytes, mode: Mode) -> Headers:
-    """What a request carries, besides the headers of its sender."""
-    return (*_MODES[mode], (ASKED, agent), (REPLY_TO, address), (CORRELATION_ID, correlation_id))
+def request_headers(asked: Header, reply_to: Header, correlation_id: bytes, mode: Mode) -> Headers:
+    """What a request carries, besides the headers of its sender.
+
+    Args:
+        asked: `ASKED` with the agent's name.
+        reply_to: `REPLY_TO` with the address; these two are made once and used for every request.
+    """
+    if mode == "first":
+        return (asked, reply_to, (CORRELATION_ID, correlation_id))
+    return ((REPLY_MODE, mode.encode()), asked, reply_to, (CORRELATION_ID, correlation_id))
 
 
 def reply_headers(correlation_id: bytes, kind: ReplyKind, part: int = 0) -> Headers:

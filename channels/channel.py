@@ -282,7 +282,8 @@ class Channel(Generic[T]):
         For requests, which need no receipt, and whose senders go on to wait for the answer.
         """
         event = Event(key, value, headers, Message(self.name, 0, -1, time.time(), 0, headers, None, None))
-        return None if self._state(run).offer(event) else event
+        state: LocalState = run.found(self._root) or self._state(run)
+        return None if state.offer(event) else event
 
     async def pass_on(self, value: Any, source: Message, *, key: Any, timestamp: float, headers: HeadersArg) -> None:
         """Send what was made of a message on its way through here: that one is not done before this one is."""

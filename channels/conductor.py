@@ -8,8 +8,9 @@ whose subscribers have no room are left out of the next fetch, and paused at the
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import inf
+from typing import TypeAlias
 
 import trio
 
@@ -34,6 +35,9 @@ from .watchdog import Watchdog
 __all__ = ["Conductor"]
 
 log = logging.getLogger("famulus.conductor")
+
+Free: TypeAlias = tuple[PartitionTracker, int]
+"""A partition, and for how many messages of it there is room."""
 
 
 class Conductor:
@@ -239,7 +243,7 @@ class Conductor:
         refused = self.commits.refused if self._owned.trackers else None
         if refused is not None and trio.current_time() - refused[0] >= self._options.broker_session_timeout:
             raise refused[1]  # no rebalance came of it: the supervisor has us join anew
-        if trio.current_time() >= self._subscriber.look_at:
+        if self._subscriber.look_at < inf and trio.current_time() >= self._subscriber.look_at:
             await self._subscriber.settle(consumer)
             if self._subscriber.settled:
                 self._assigned.set()
@@ -256,52 +260,51 @@ class Conductor:
     def _room(self, consumer: Consumer) -> dict[TP, int]:
         """What may be fetched now, per partition; long stalls are paused at the broker, and resumed."""
         room: dict[TP, int] = {}
-        free = {tp: tracker.room for tp, tracker in self._owned.trackers.items()}
-        open_: dict[str, list[PartitionTracker]] = {}
-        for tp, tracker in self._owned.trackers.items():
-            if free[tp] > 0:
-                open_.setdefault(tp.topic, []).append(tracker)
-        for trackers in open_.values():
-            shared = [inbox.room for inbox in trackers[0].inboxes if not inbox.alone]
+        all_free = [(tracker, tracker.room) for tracker in self._owned.trackers.values()]
+        open_: dict[str, list[Free]] = {}
+        for free in all_free:
+            if free[1] > 0:
+                open_.setdefault(free[0].tp.topic, []).append(free)
+        for found in open_.values():
+            shared = [inbox.room for inbox in found[0][0].inboxes if not inbox.alone]
             if not shared:
-                room.update({tracker.tp: free[tracker.tp] for tracker in trackers})
+                room.update({tracker.tp: most for tracker, most in found})
                 continue
-            share = max(1, min(shared) // len(trackers))
-            scarce = min(free[tracker.tp] for tracker in trackers) < len(trackers)
-            for tracker in self._few(consumer, trackers) if scarce else trackers:
-                room[tracker.tp] = min(share, free[tracker.tp])
-        self._pause(consumer, free)
+            least = min(shared)
+            share = max(1, least // len(found))
+            scarce = min([most for _, most in found]) < len(found)
+            for tracker, most in self._few(consumer, found, least) if scarce else found:
+                room[tracker.tp] = share if share < most else most
+        self._pause(consumer, all_free)
         return room
 
-    def _few(self, consumer: Consumer, trackers: list[PartitionTracker]) -> list[PartitionTracker]:
+    def _few(self, consumer: Consumer, found: list[Free], room: int) -> list[Free]:
         """Where there is room for fewer messages than partitions: those known to have some, each in its turn.
 
         Where none is known to have any, all are asked: then a buffer may take one message of each, at the most.
         """
-        lagging = [t for t in trackers if consumer.highwater(t.tp) > consumer.position(t.tp)]
+        lagging = [free for free in found if consumer.highwater(free[0].tp) > consumer.position(free[0].tp)]
         if not lagging:
-            return trackers
-        free = min(inbox.room for inbox in trackers[0].inboxes if not inbox.alone)
+            return found
         self._turn += 1
         start = self._turn % len(lagging)
-        return [*lagging[start:], *lagging[:start]][: max(1, free)]
+        return [*lagging[start:], *lagging[:start]][: max(1, room)]
 
-    def _pause(self, consumer: Consumer, free: Mapping[TP, int]) -> None:
+    def _pause(self, consumer: Consumer, all_free: Sequence[Free]) -> None:
         """Pause at the broker what has been full for long, and resume it."""
-        now = trio.current_time()
         pause: list[TP] = []
         resume: list[TP] = []
-        for tp, tracker in self._owned.trackers.items():
-            if free[tp] > 0:
+        for tracker, free in all_free:
+            if free > 0:
                 tracker.blocked_since = None
                 if tracker.paused:
                     tracker.paused = False
-                    resume.append(tp)
+                    resume.append(tracker.tp)
             elif tracker.blocked_since is None:
-                tracker.blocked_since = now
-            elif not tracker.paused and now - tracker.blocked_since >= self._options.stream_pause_after:
+                tracker.blocked_since = trio.current_time()
+            elif not tracker.paused and trio.current_time() - tracker.blocked_since >= self._options.stream_pause_after:
                 tracker.paused = True
-                pause.append(tp)
+                pause.append(tracker.tp)
         if pause:
             log.info(
                 "paused %s: its stream has been full for %g s", some_names(pause), self._options.stream_pause_after

@@ -171,6 +171,11 @@ class FutureMessage(ProducerRecord):
         """Whether it is no trouble when its topic is not there: an answer whose caller has left."""
         return False
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for what comes of it: a request, or the answer to one."""
+        return False
+
     def shrink(self) -> bool:
         """Its topic does not take it, for its size: become smaller, and say whether it did."""
         return False

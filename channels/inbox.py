@@ -16,6 +16,7 @@ import trio
 
 from .event import Event
 from .message import Message
+from .waking import NOTHING, Given
 
 __all__ = ["BatchInbox", "EventInbox", "Taker"]
 
@@ -204,7 +205,7 @@ class EventInbox:
         if self._senders:
             task, waiting = self._senders.popitem(last=False)
             self.waiting.append(waiting)
-            trio.lowlevel.reschedule(task)
+            trio.lowlevel.reschedule(task, NOTHING)
         if self._lot is not None:
             self._lot.unpark_all()
             self._lot = None
@@ -280,7 +281,7 @@ class Taker(Generic[Item]):
         """End the wait with this item."""
         task, self._task = self._task, None
         assert task is not None, "only who waits is in the inbox's list"
-        trio.lowlevel.reschedule(task, outcome.Value(item))
+        trio.lowlevel.reschedule(task, Given(item))
 
     def end(self) -> None:
         """End the wait: nothing will come any more."""

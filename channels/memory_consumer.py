@@ -197,7 +197,8 @@ class MemoryConsumer(Consumer):
     # -- reading -------------------------------------------------------------------------------------------
 
     async def fetch(self, room: Mapping[TP, int]) -> list[Batch]:
-        if self._woken or self._has_any(room):
+        maybe = self._woken or self._has_any(room)
+        if maybe:
             await trio.lowlevel.checkpoint()  # before anything is taken: others may take the partition meanwhile
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -205,8 +206,7 @@ class MemoryConsumer(Consumer):
             self._check_open()
             if self._serving and self._broker.up:
                 self._broker.faults.check_fetch()
-                batches = self._collect(room)
-                if batches:
+                if maybe and (batches := self._collect(room)):
                     self._woken = False
                     return batches
             if self._woken:
@@ -214,11 +214,16 @@ class MemoryConsumer(Consumer):
                 return []
             self._news = trio.Event()
             await self._news.wait()
+            maybe = True
 
     def _has_any(self, room: Mapping[TP, int]) -> bool:
         """Whether there seems to be something to read."""
         positions, logs = self._positions, self._logs
-        return any(tp in positions and positions[tp] != logs[tp].end for tp in room)
+        for tp in room:
+            position = positions.get(tp)
+            if position is not None and position != logs[tp].end:
+                return True
+        return False
 
     def _collect(self, room: Mapping[TP, int]) -> list[Batch]:
         """What there is to read now. Positions move here and nowhere else, without a checkpoint."""

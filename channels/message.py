@@ -19,6 +19,7 @@ __all__ = [
     "REPLY_TO",
     "REQUEST_HEADERS",
     "TP",
+    "Header",
     "Headers",
     "HeadersArg",
     "Message",
@@ -32,7 +33,9 @@ __all__ = [
     "some_names",
 ]
 
-Headers = tuple[tuple[str, bytes], ...]
+Header = tuple[str, bytes]
+
+Headers = tuple[Header, ...]
 """Headers in order, as Kafka has them: a name may occur more than once."""
 
 REPLY_TO: Final = "famulus-reply-to"

@@ -60,6 +60,7 @@ class Producer:
         self._closed = False
         self.callbacks = DeliveryCallbacks(on_room=self._unpark)
         self._trouble = False
+        self._awaited = False  # whether somebody waits for an answer to what was written last
         self._last_error: Exception | None = None
 
     # -- the buffer ----------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ class Producer:
                 before = self._counters.messages_delivered
                 await self._write()
                 self._expire()
-                if self._counters.messages_delivered - before >= _MANY:
+                if self._counters.messages_delivered - before >= _MANY and not self._awaited:
                     await self._gather()
         finally:
             if self._stopping:
@@ -354,6 +355,7 @@ class Producer:
         queue.apart = max(0, queue.apart - len(batch))
         queue.fine()
         self._counters.messages_delivered += len(batch)
+        self._awaited = batch[0].awaited
         size = 0
         for index, future in enumerate(batch):
             size += future.size
@@ -434,9 +436,11 @@ class Producer:
 
     def _expire(self) -> None:
         """Fail what has waited longer than its delivery timeout; only heads, so order is kept. Dead letters wait on."""
+        delayed = [queue for queue in self._all_queues() if queue.delay]
+        if not delayed:
+            return
         now = trio.current_time()
-        expired = sum(self._expire_in(queue, now) for queue in self._all_queues() if queue.delay)
-        if expired:
+        if expired := sum([self._expire_in(queue, now) for queue in delayed]):
             log.error("%d messages were not delivered in time and given up: %s", expired, self._last_error)
 
     def _expire_in(self, queue: Queue, now: float) -> int:

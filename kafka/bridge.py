@@ -180,6 +180,13 @@ class Bridge:
         finally:
             current.reset(token)
 
+    def put_off(self, function: Callable[[], object]) -> None:
+        """Call a function of asyncio's that does not wait, soon, and after what is more urgent: see `Pump.put_off`."""
+        if self._pump is not None and self._loop is not None:
+            self._pump.put_off(function)
+        else:
+            function()
+
     async def try_call(
         self, seconds: float, function: Callable[[*Args], Coroutine[Any, Any, object]], *args: *Args
     ) -> bool:

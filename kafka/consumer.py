@@ -49,7 +49,7 @@ class KafkaConsumer(Consumer):
         self._list_topics = list_topics
         self._commit_timeout = commit_timeout
         self._broker = broker
-        self.inside = ConsumerInside(client, options.group)
+        self.inside = ConsumerInside(bridge, client, options.group)
         self.membership = Membership(client, self.inside, options, listener, self.wake)
         self._wanted: tuple[frozenset[str], Pattern[str] | None] | None = None
         self._replaced: object = None

@@ -37,6 +37,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from ..channels.errors import BrokerUnavailable, CommitRefused
 from ..channels.message import TP
+from .bridge import Bridge
 from .errors import GONE, by_code, translated
 from .reading import ReadingInside
 
@@ -120,8 +121,8 @@ class Attempt:
 class ConsumerInside(ReadingInside):
     """The inside of one started consumer in a group. Methods that are not async may be called from trio and asyncio alike."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, group: str) -> None:
-        super().__init__(consumer)
+    def __init__(self, bridge: Bridge, consumer: AIOKafkaConsumer, group: str) -> None:
+        super().__init__(bridge, consumer)
         anything: Any = consumer
         self._group = group
         self._coordinator: Any = anything._coordinator

@@ -4,6 +4,7 @@ That one sends each callback through a memory channel of trio's and runs one eac
 makes a cancel scope, and a socket that has something to read takes three turns of trio's. An ask through the broker is some 46
 callbacks of its caller's loop, so this was much of its cost. Here callbacks wait in a deque, one scope stands for many
 waits, and they run where they become ready: in the task that has read the socket, or in that of whoever calls `run_here`.
+What is not urgent can be put off: the request for the next records goes out behind what is done with the last ones.
 
 Written for trio-asyncio 0.16; `quicken` leaves the loop of a release that does it otherwise as it is.
 """
@@ -27,6 +28,7 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 _AT_ONCE = 100  # callbacks that run before trio's other tasks have their turn
+_PATIENCE = 4  # turns of trio's other tasks that come before what was put off
 _MANY_TIMERS = 1000  # from here on, those that were cancelled are looked for
 _REPLACED = ("call_soon", "_queue_handle", "_io_task", "_main_loop_one", "_q_send")
 _USED = ("_timers", "_stopped", "_stop_wait", "_nursery", "_check_closed")
@@ -103,6 +105,8 @@ class Pump:
         self._scope = trio.CancelScope()
         self._sleeper: Task | None = None
         self._held = False  # whether somebody runs callbacks, or will before trio goes on
+        self._put_off: deque[Handle] = deque()
+        self._patience = 0
 
     # -- in the place of the loop's own ------------------------------------------------------------------------
 
@@ -152,6 +156,13 @@ class Pump:
                     if self._collect():
                         await trio.lowlevel.cancel_shielded_checkpoint()
                         continue
+                    if self._put_off:
+                        if self._patience:
+                            self._patience -= 1
+                            await trio.lowlevel.cancel_shielded_checkpoint()
+                        else:
+                            self._take_up()
+                        continue
                     if self._timers:
                         self._rise_by(self._timers[0]._when)
                     self._sleeper = current_task()
@@ -188,11 +199,26 @@ class Pump:
         """
         token = self._current.set(self._loop)
         try:
-            return self._run_held(function, *args)
+            result = self._run_held(function, *args)
+            if self._put_off:
+                self._run_held(self._take_up)
+            return result
         finally:
             self._current.reset(token)
 
+    def put_off(self, function: Callable[[], object]) -> None:
+        """Have it called soon, and after what is more urgent: behind the next `run_here`, or a few turns of trio's from now."""
+        self._put_off.append(Handle(function, (), self._loop))
+        self._patience = _PATIENCE
+        if not self._held:
+            self._wake()
+
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _take_up(self) -> None:
+        """What was put off is ready now."""
+        self._ready += self._put_off
+        self._put_off.clear()
 
     @trio.lowlevel.enable_ki_protection
     def _run_held(self, function: Callable[[*Args], T], *args: *Args) -> T:
@@ -211,7 +237,7 @@ class Pump:
             return result
         finally:
             self._held = False
-            if self._ready:
+            if self._ready or self._put_off:
                 self._wake()
 
     @trio.lowlevel.enable_ki_protection

@@ -25,6 +25,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
 from ..channels.message import TP, Message
+from .bridge import Bridge
 from .errors import CALL_FAILURES, DAMAGED, by_code
 from .records import Unpacker
 
@@ -36,9 +37,10 @@ _METADATA_WAIT = 0.1  # seconds between two looks whether a partition has a lead
 class ReadingInside:
     """The inside of one started consumer. Methods that are not async may be called from trio and asyncio alike."""
 
-    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+    def __init__(self, bridge: Bridge, consumer: AIOKafkaConsumer) -> None:
         # aiokafka has no types for its inside.
         anything: Any = consumer
+        self._bridge = bridge
         self._consumer = consumer
         self._client: Any = anything._client
         self._fetcher: Any = anything._fetcher
@@ -187,6 +189,9 @@ class ReadingInside:
             fetcher._notify(waiter)
 
     def _drop(self, tp: TP) -> None:
-        fetcher = self._fetcher
-        fetcher._records.pop(tp, None)
-        fetcher._notify(fetcher._wait_consume_future)
+        """Make room for the next chunk. What is done with this one is more urgent than the request for that."""
+        self._fetcher._records.pop(tp, None)
+        self._bridge.put_off(self._ask_for_more)
+
+    def _ask_for_more(self) -> None:
+        self._fetcher._notify(self._fetcher._wait_consume_future)

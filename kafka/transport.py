@@ -211,7 +211,7 @@ class KafkaTransport(Transport):
         )
         reader: KafkaReader | None = None
         try:
-            inside = ReadingInside(client)
+            inside = ReadingInside(self._bridge, client)
 
             async def look_up() -> Mapping[TP, tuple[int, int]]:
                 await check()

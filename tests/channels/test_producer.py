@@ -7,9 +7,11 @@ import trio
 import trio.testing
 
 import famulus
+from famulus.channels.future import FutureMessage
 from famulus.channels.memory import MemoryBroker
 from famulus.channels.message import TP
 from famulus.channels.partitioner import partition_for
+from famulus.channels.runs import current_run
 
 
 def app_on(broker: MemoryBroker, **settings: Any) -> famulus.App:
@@ -216,3 +218,35 @@ async def test_a_log_that_nobody_reads_is_bounded_and_says_so(caplog: pytest.Log
         await trio.testing.wait_all_tasks_blocked()
     (line,) = [record.getMessage() for record in caplog.records if record.name == "famulus.memory"]
     assert "nobody reads unread, its records beyond 100000 a partition are dropped" in line
+
+
+class Awaited(FutureMessage):
+    """Like a request."""
+
+    __slots__ = ()
+
+    @property
+    def awaited(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [FutureMessage, Awaited])
+async def test_behind_a_large_write_the_others_may_send_more_unless_somebody_waits_for_an_answer(
+    broker: MemoryBroker, kind: type[FutureMessage]
+) -> None:
+    app = app_on(broker)
+    app.topic("t", partitions=1)
+    broker.create_topic("t", partitions=1)
+    async with famulus.open_app(app):
+        producer = current_run(app).producer
+        many = [kind("t", None, b"%d" % number) for number in range(150)]
+        for message in many:
+            producer.enqueue(message, partition=0)
+        await many[-1].wait_settled()
+        one = kind("t", None, b"one")
+        producer.enqueue(one, partition=0)
+        turns = 0
+        while not one.done():
+            turns += 1
+            await trio.lowlevel.checkpoint()
+    assert (turns < 15) == (kind is Awaited)

@@ -144,6 +144,60 @@ async def test_a_call_from_trio_sees_the_loop_and_the_next_code_does_not(either:
         assert sniffio.current_async_library() == "trio"
 
 
+# -- what is not urgent ----------------------------------------------------------------------------------------
+
+
+async def test_what_is_put_off_runs_behind_the_next_call_from_trio_and_all_that_it_makes_ready() -> None:
+    ran: list[str] = []
+
+    def call() -> None:
+        ran.append("call")
+        bridge.loop.call_soon(ran.append, "made ready by it")
+
+    async with Bridge().open() as bridge:
+        bridge.put_off(lambda: ran.append("put off"))
+        assert ran == []
+        bridge.run(call)
+        assert ran == ["call", "made ready by it", "put off"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(ran) == 3
+
+
+async def test_what_is_put_off_runs_without_a_call_too_though_others_are_always_busy() -> None:
+    """It lets them have a few turns, and not all."""
+    ran: list[str] = []
+    turns = 0
+    async with Bridge().open() as bridge:
+        bridge.put_off(lambda: ran.append("put off"))
+        while not ran:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+        assert 2 <= turns <= 10
+
+
+async def test_what_a_callback_puts_off_runs_and_its_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[str] = []
+
+    def fail() -> None:
+        ran.append("failed")
+        raise ValueError("put off")
+
+    async with Bridge().open() as bridge:
+        bridge.loop.call_soon(bridge.put_off, fail)
+        await until(lambda: ran)
+        bridge.loop.call_soon(ran.append, "goes on")
+        await until(lambda: len(ran) == 2)
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["put off"]
+
+
+async def test_without_a_pump_nothing_is_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "AsyncHandle", None)
+    ran: list[str] = []
+    async with Bridge().open() as bridge:
+        bridge.put_off(lambda: ran.append("at once"))
+        assert ran == ["at once"]
+
+
 # -- timers ----------------------------------------------------------------------------------------------------
 
 
