@@ -39,12 +39,14 @@ class Transaction:
     Attributes:
         db: the connection, in a transaction.
         mark: the number of the transaction, by which what it appended can be found again.
+        committed: whether it is known to be in the file.
         pokes: what this process and the others are told once it is done.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self.mark = secrets.randbits(62)
+        self.committed = False
         self.pokes: set[bytes] = set()
 
 
@@ -244,24 +246,26 @@ class Engine:
         db = self._writer
         assert db is not None, "open while the writing task runs"
         ready = [job for job in jobs if self._prepared(db, job)]
-        pokes: set[bytes] = set()
+        done: list[Transaction] = []
         begun_commit = False
         try:
             db.execute("BEGIN IMMEDIATE")
-            for job in ready:
-                pokes |= self._do(db, job)
+            done = [tx for job in ready if (tx := self._do(db, job)) is not None]
             begun_commit = True
             db.execute("COMMIT")
+            for tx in done:
+                tx.committed = True
         except Exception as error:
             for job in ready:
                 job.error = translated(error, self.settings)
                 job.error.in_doubt = begun_commit
                 job.error.__cause__ = error
-            pokes = set()
+            done = []
         finally:
             if db.in_transaction:
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
+        pokes = {kind for tx in done for kind in tx.pokes}
         for kind in pokes:
             self.peers.poke(kind)
         return pokes
@@ -275,8 +279,8 @@ class Engine:
             return False
         return True
 
-    def _do(self, db: sqlite3.Connection, job: _Job) -> set[bytes]:
-        """Do one of several in a savepoint. Raises what has ended the whole transaction."""
+    def _do(self, db: sqlite3.Connection, job: _Job) -> Transaction | None:
+        """Do one of several in a savepoint; None if it failed. Raises what has ended the whole transaction."""
         transaction = Transaction(db)
         db.execute("SAVEPOINT job")
         try:
@@ -287,9 +291,9 @@ class Engine:
             db.execute("ROLLBACK TO job")
             db.execute("RELEASE job")
             job.error = self._meaning(error)
-            return set()
+            return None
         db.execute("RELEASE job")
-        return transaction.pokes
+        return transaction
 
     def _meaning(self, error: Exception) -> Exception:
         return translated(error, self.settings) if isinstance(error, sqlite3.Error | Damaged) else error
