@@ -327,12 +327,12 @@ class SqliteConsumer(Consumer):
 
     async def commit(self, offsets: Mapping[TP, int], *, generation: int) -> None:
         await trio.lowlevel.checkpoint()
-        self.check_ownership(offsets)
+        by_id = self.check_ownership(offsets)
         group, member = self.options.group, self.member
 
         def job(tx: Transaction) -> None:
             groups.check_ownership(tx.db, group, member, offsets, generation)
-            groups.commit(tx.db, group, offsets)
+            groups.commit(tx.db, group, by_id)
 
         try:
             await self._engine.write(job, within=self._commit_timeout)
@@ -340,19 +340,20 @@ class SqliteConsumer(Consumer):
             self._tell()  # the group has changed: look at once
             raise
 
-    def check_ownership(self, partitions: Collection[TP]) -> None:
-        """Whether these may be committed, as far as is known here.
+    def check_ownership(self, offsets: Mapping[TP, int]) -> dict[int, int]:
+        """Whether these may be committed, as far as is known here: the offsets by the partitions' ids.
 
         Raises:
             CommitRefused: this member does not own them.
         """
         if self.member < 0:
             raise CommitRefused(f"group {self.options.group!r}: this consumer has not subscribed yet")
-        if not self._owned.assignment.partitions.issuperset(partitions):
+        if not self._owned.assignment.partitions.issuperset(offsets):
             self._tell()
             raise CommitRefused(
                 f"group {self.options.group!r}, member {self.member}: its partitions are revoked, or not its own"
             )
+        return self._owned.by_id(offsets)
 
     async def committed(self, partitions: Collection[TP]) -> Mapping[TP, int | None]:
         asked = list(partitions)

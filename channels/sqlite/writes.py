@@ -176,11 +176,12 @@ class Writes:
         batches: Batches,
         offsets: Mapping[TP, int],
         *,
+        by_id: Mapping[int, int],
         group: str,
         member: int,
         generation: int,
     ) -> dict[TP, ProduceResult]:
-        """See `Transport.transact`; all is one transaction of SQLite's."""
+        """See `Transport.transact`; all is one transaction of SQLite's. `by_id`: the offsets by the partitions' ids."""
         writes = [_Write(tp, records, None) for tp, records in batches.items() if records]
         encode = self._encoder(writes)
 
@@ -192,7 +193,7 @@ class Writes:
                 if isinstance(write.outcome, Exception):
                     raise ProduceError(str(write.outcome)) from write.outcome
             if offsets:
-                commit(tx.db, group, offsets)
+                commit(tx.db, group, by_id)
 
         within = self._engine.settings.produce_timeout
         await self._engine.write(do, prepare=encode, within=within)
