@@ -7,14 +7,17 @@ so that the disk is synchronised once for all of them. Reads have a connection o
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from math import inf
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import attrs
 import trio
 
 from ..errors import BrokerUnavailable, TransportError
@@ -75,8 +78,9 @@ class Engine:
     """
 
     def __init__(self, settings: SqliteSettings) -> None:
-        self.settings = settings
-        self.peers = Peers(settings.path)
+        # The program may change its directory, and others may come by another name of the file: they share one of peers.
+        self.settings = attrs.evolve(settings, path=Path(os.path.realpath(settings.path)))
+        self.peers = Peers(self.settings.path)
         self.on_news: dict[Callable[[], None], None] = {}
         self.on_change: dict[Callable[[], None], None] = {}
         self.transactions = 0
