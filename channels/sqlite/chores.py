@@ -87,17 +87,25 @@ class Housekeeping:
         if not await self._engine.write(partial(_claim, pace=self._engine.settings.housekeeping, at_once=at_once)):
             return
         for one in await self._engine.read(table_of_logs):
-            if "delete" in one.policies:
-                await self._engine.write(lambda tx, one=one: retain(tx.db, one, time.time()))  # type: ignore[misc]
-            if "compact" in one.policies:
-                grave = one.number("delete.retention.ms", _DAY_MS) / 1000
-                await compact(self._engine, one.id, one.first, one.clean, one.next, forget_before=time.time() - grave)
+            try:
+                await self._keep(one)
+            except BrokerUnavailable:
+                raise
+            except TransportError as error:  # one that is damaged keeps the others from nothing
+                log.warning("housekeeping of partition %d: %s", one.id, error)
         while await self._engine.write(lambda tx: sweep(tx.db)):
             pass
         while await self._engine.write(lambda tx: _give_back(tx.db)):
             pass
         await self._engine.write(self._forget_the_dead)
         await trio.to_thread.run_sync(self._engine.peers.clear_dead)
+
+    async def _keep(self, one: Log) -> None:
+        if "delete" in one.policies:
+            await self._engine.write(lambda tx: retain(tx.db, one, time.time()))
+        if "compact" in one.policies:
+            grave = one.number("delete.retention.ms", _DAY_MS) / 1000
+            await compact(self._engine, one.id, one.first, one.clean, one.next, forget_before=time.time() - grave)
 
     def _forget_the_dead(self, tx: Transaction) -> None:
         """Take members whose process has ended out of groups in which nobody else has noticed."""
