@@ -137,7 +137,7 @@ def table_of_logs(db: sqlite3.Connection) -> list[Log]:
 def retain(db: sqlite3.Connection, one: Log, now: float) -> int:
     """Let a log begin where its retention wants it; that offset. Rows are dropped as a whole.
 
-    The age of a record is the time since it was written, whatever its timestamp: one of last year may be sent today.
+    The newest row stays however large it is: what was just acknowledged is not dropped unread. The age of a record is the time since it was written, whatever its timestamp: one of last year may be sent today.
     """
     first = one.first
     age = one.number("retention.ms", RETENTION_MS)
@@ -155,7 +155,7 @@ def retain(db: sqlite3.Connection, one: Log, now: float) -> int:
         )
         for _, behind, bytes_ in rows:
             size += bytes_
-            if size > most:
+            if size > most and behind < one.next:
                 first = max(first, behind)
                 break
     db.execute("UPDATE partitions SET first = max(first, ?) WHERE id = ?", (first, one.id))
