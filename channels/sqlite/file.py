@@ -246,7 +246,7 @@ def translated(error: Exception, settings: SqliteSettings) -> TransportError:
     if isinstance(error, Damaged):
         return TransportError(f"{path} is damaged: {error}")
     code = _code(error) if isinstance(error, sqlite3.Error) else 0
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         return BrokerUnavailable(
             f"{path}: another process has held its write lock for more than busy_timeout={settings.busy_timeout:g} s; is it "
             "open in a tool, in the middle of a transaction?"
