@@ -137,7 +137,8 @@ def table_of_logs(db: sqlite3.Connection) -> list[Log]:
 def retain(db: sqlite3.Connection, one: Log, now: float) -> int:
     """Let a log begin where its retention wants it; that offset. Rows are dropped as a whole.
 
-    The newest row stays however large it is: what was just acknowledged is not dropped unread. The age of a record is the time since it was written, whatever its timestamp: one of last year may be sent today.
+    The age of a record is the time since it was written, whatever its timestamp: one of last year may be sent today.
+    Too many bytes never cost the newest row, however large it is.
     """
     first = one.first
     age = one.number("retention.ms", RETENTION_MS)

@@ -175,3 +175,138 @@ async def test_a_cancelled_write_is_in_the_log_once_though_its_rows_were_dropped
         await transport._housekeeping.round(at_once=True)
         assert (await write(transport, some)).base_offset == 0
         assert await values(transport) == []
+
+
+# Topics that are replaced.
+
+
+async def test_what_was_read_of_a_deleted_topic_is_not_committed_to_its_successor(tmp_path: Path) -> None:
+    async with opened(tmp_path) as transport:
+        await write(transport, records("a", "b", "c"))
+        committed = trio.Event()
+
+        class Draining(Recorder):
+            async def on_revoked(self, revoked: frozenset[TP], *, lost: bool) -> None:
+                with trio.CancelScope(shield=True):
+                    if not committed.is_set():
+                        await consumer.commit({TOPIC: 3}, generation=consumer.assignment.generation)
+                        committed.set()
+                await super().on_revoked(revoked, lost=lost)
+
+        recorder = Draining(Changes())
+        async with transport.open_consumer(ConsumerOptions(group="g"), recorder) as consumer:
+            await consumer.subscribe(["t"])
+            await GroupMember(transport, consumer, recorder).read(3)
+
+            def replace(tx: engine.Transaction) -> None:
+                from famulus.channels.sqlite import groups, log
+
+                log.delete_topic(tx.db, "t")
+                log.create_topic(tx.db, "t", 1, {})
+                groups.topics_changed(tx.db, "t")
+                tx.pokes.add(b"c")
+
+            await transport._engine.write(replace)
+            await write(transport, records("d", "e", "f", "g"))
+            await committed.wait()
+            messages = await GroupMember(transport, consumer, recorder).read(4)
+            assert [message.value for message in messages] == [b"d", b"e", b"f", b"g"]
+
+
+async def test_a_reader_whose_topic_was_replaced_begins_at_the_beginning_of_the_new_one_and_is_told(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as transport:
+        await write(transport, records("a", "b"))
+        resets: list[OffsetReset] = []
+        async with transport.open_reader({TOPIC: "earliest"}, on_reset=resets.append) as reader:
+            await reader.fetch(10)
+            await transport.delete_topic("t")
+            await transport.create_topic(TopicSpec(name="t", partitions=1))
+            await write(transport, records("c", "d", "e"))
+            found: list[bytes | None] = []
+            with trio.fail_after(20):
+                while len(found) < 3:
+                    found += [message.value for batch in await reader.fetch(10) for message in batch.messages]
+            assert found == [b"c", b"d", b"e"]
+            assert resets == [OffsetReset(TOPIC, 2, 0)]
+
+
+# Peers.
+
+
+def test_who_has_no_descriptor_left_takes_nobody_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = Peers(tmp_path / "broker.db"), Peers(tmp_path / "broker.db")
+    one.open()
+    two.open()
+    try:
+
+        def none_left(*_: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", none_left)
+            patched.setattr(os, "listdir", none_left)
+            assert one.sign_of(two.name) is not None
+            one.clear_dead()
+            one.poke(NEWS)
+        two.renew()
+    finally:
+        one.close()
+        two.close()
+
+
+async def test_a_change_of_directory_parts_nobody_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "_PULSE", 0.02)
+    (tmp_path / "elsewhere").mkdir()
+    async with opened(Path(".")) as transport:
+        await trio.sleep(0.1)
+        os.chdir(tmp_path / "elsewhere")
+        await trio.sleep(0.2)
+        await write(transport, records("a"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broker.db", "elsewhere"]
+
+
+async def test_who_comes_by_a_link_to_the_file_is_a_peer_like_others(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "broker.db")
+    async with opened(tmp_path) as transport:
+        other = SqliteTransport(f"sqlite://{tmp_path}/link.db")
+        async with other.open():
+            assert transport._engine.peers.sign_of(other._engine.peers.name) is not None
+
+
+async def test_a_file_may_be_named_as_databases_in_memory_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    transport = SqliteTransport("sqlite://./:memory:")
+    async with transport.open():
+        await transport.create_topic(TopicSpec(name="t", partitions=1))
+        assert await transport.list_topics() == ["t"]
+    assert (tmp_path / ":memory:").exists()
+
+
+# Housekeeping.
+
+
+async def test_a_damaged_record_of_one_topic_does_not_stop_the_housekeeping_of_others(tmp_path: Path) -> None:
+    async with opened(tmp_path, cleanup_policy="compact") as transport:
+        await write(transport, records("a", "b"))
+        await transport.create_topic(TopicSpec(name="u", partitions=1, config={"retention.ms": "0"}))
+        await transport.produce({TP("u", 0): records("old")})
+        db = sqlite3.connect(tmp_path / "broker.db")
+        with db:
+            db.execute("UPDATE batches SET data = substr(data, 1, length(data) - 1) || x'00' WHERE partition = 1")
+            db.execute("UPDATE batches SET written = written - 10")
+        await transport._housekeeping.round(at_once=True)
+        assert db.execute("SELECT partition FROM batches").fetchall() == [(1,)]
+        db.close()
+
+
+async def test_the_newest_batch_is_kept_though_it_is_larger_than_the_retention(tmp_path: Path) -> None:
+    async with opened(tmp_path, retention_bytes="1000") as transport:
+        await write(transport, records("a"))
+        await write(transport, [ProducerRecord(None, b"x" * 400) for _ in range(10)])
+        await transport._housekeeping.round(at_once=True)
+        assert await values(transport) == [b"x" * 400] * 10
