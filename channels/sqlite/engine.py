@@ -77,15 +77,17 @@ class Engine:
         transactions: how many were made.
     """
 
-    def __init__(self, settings: SqliteSettings) -> None:
+    def __init__(self, settings: SqliteSettings, shutdown_timeout: float = 10.0) -> None:
         # The program may change its directory, and others may come by another name of the file: they share one of peers.
         self.settings = attrs.evolve(settings, path=Path(os.path.realpath(settings.path)))
         self.peers = Peers(self.settings.path)
         self.on_news: dict[Callable[[], None], None] = {}
         self.on_change: dict[Callable[[], None], None] = {}
         self.transactions = 0
+        self._shutdown_timeout = shutdown_timeout
         self._pending: list[_Job] = []
         self._work = trio.Event()
+        self._last_writes = trio.CancelScope(shield=True)  # has a deadline once it is told to stop
         self._stopping = False
         self._open = False
         self._writing = trio.CapacityLimiter(1)
@@ -99,7 +101,8 @@ class Engine:
 
     @asynccontextmanager
     async def opened(self, *more: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-        """Open the file, and leave nothing of ours open in the end. `more`: tasks to run meanwhile.
+        """Open the file, and leave nothing of ours open in the end, unless the disk stands still for longer than the
+        shutdown timeout: then its threads are left to themselves. `more`: tasks to run meanwhile.
 
         The tasks are shielded, so that a consumer which is left by cancellation can still commit and leave its group.
 
@@ -112,6 +115,7 @@ class Engine:
         self._open, self._stopping = True, False
         errors: list[BaseException] = []
         scopes: list[trio.CancelScope] = []
+        end = inf
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
@@ -125,15 +129,21 @@ class Engine:
                 finally:
                     for scope in scopes:
                         scope.cancel()
+                    self._last_writes.deadline = end = trio.current_time() + self._shutdown_timeout
                     self._stopping = True
                     self._work.set()
         except BaseExceptionGroup as group:
             errors += group.exceptions
         finally:
             self._open = False
-            with trio.CancelScope(shield=True):
+            closed = trio.Event()
+            with trio.CancelScope(shield=True, deadline=end):
                 async with self._reading, self._signing:  # a cancelled read may still be at work
-                    await trio.to_thread.run_sync(self._disconnect, limiter=self._writing)
+                    await trio.to_thread.run_sync(self._disconnect, limiter=self._writing, abandon_on_cancel=True)
+                    closed.set()
+            if not closed.is_set():
+                text = "%s was not closed within %g s, since its disk does not answer; what was acknowledged is in it"
+                log.warning(text, self.settings.path, self._shutdown_timeout)
         if len(errors) == 1:
             raise errors[0]
         if errors:
@@ -232,14 +242,16 @@ class Engine:
 
     async def _write(self) -> None:
         """The task that writes, until it is told to stop and nothing is left."""
-        with trio.CancelScope(shield=True):
+        with self._last_writes:
             while self._pending or not self._stopping:
                 if not self._pending:
                     self._work = trio.Event()
                     await self._work.wait()
                     continue
                 jobs, self._pending = self._pending[:_MOST_JOBS], self._pending[_MOST_JOBS:]
-                pokes = await trio.to_thread.run_sync(partial(self._transact, jobs), limiter=self._writing)
+                pokes = await trio.to_thread.run_sync(
+                    partial(self._transact, jobs), limiter=self._writing, abandon_on_cancel=True
+                )
                 self.transactions += 1
                 for job in jobs:
                     job.done.set()

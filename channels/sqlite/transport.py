@@ -53,7 +53,7 @@ class SqliteTransport(Transport):
     def __init__(self, url: str = "sqlite://", options: TransportOptions | None = None) -> None:
         self.options = options or TransportOptions()
         self.settings = parse_url(url, self.options.datadir)
-        self._engine = Engine(self.settings)
+        self._engine = Engine(self.settings, self.options.shutdown_timeout)
         self._writes = Writes(self._engine)
         self._housekeeping = Housekeeping(self._engine)
         self._consumers: dict[str, SqliteConsumer] = {}
