@@ -96,6 +96,7 @@ class Engine:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._version: int | None = None
+        self._identity: tuple[int, int] | None = None
 
     # -- lifetime --------------------------------------------------------------------------------------------
 
@@ -153,6 +154,7 @@ class Engine:
         try:
             self._writer = open_writing(self.settings)
             self._reader = open_reading(self.settings)
+            self._identity = self._identify()
             self.peers.open()
             self.peers.clear_dead()
         except BaseException as error:
@@ -168,6 +170,22 @@ class Engine:
                 with suppress(sqlite3.Error):
                     db.close()
         self._reader = self._writer = None
+
+    def _identify(self) -> tuple[int, int] | None:
+        """What file stands under our path now."""
+        try:
+            found = os.stat(self.settings.path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _check_file(self) -> None:
+        """Raise `TransportError` if the file is not that which was opened: what is written to that one, nobody will find."""
+        if self._identify() != self._identity:
+            raise TransportError(
+                f"{self.settings.path} was removed or replaced while it was in use: start this process again; before a "
+                "broker's file is moved or restored, all that use it must be stopped"
+            )
 
     def check_open(self) -> None:
         """Raise `trio.ClosedResourceError` unless it is open."""
@@ -265,6 +283,7 @@ class Engine:
         done: list[Transaction] = []
         begun_commit = False
         try:
+            self._check_file()
             db.execute("BEGIN IMMEDIATE")
             done = [tx for job in ready if (tx := self._do(db, job)) is not None]
             begun_commit = True
@@ -273,9 +292,11 @@ class Engine:
                 tx.committed = True
         except Exception as error:
             for job in ready:
-                job.error = translated(error, self.settings)
-                job.error.in_doubt = begun_commit
-                job.error.__cause__ = error
+                meant = translated(error, self.settings)
+                meant.in_doubt = begun_commit
+                if meant is not error:
+                    meant.__cause__ = error
+                job.error = meant
             done = []
         finally:
             if db.in_transaction:
@@ -331,10 +352,14 @@ class Engine:
         """Show that this run is alive: from its own loop, so that one that is stuck does not."""
         while True:
             try:
-                await trio.to_thread.run_sync(self.peers.renew, limiter=self._signing, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(self._sign, limiter=self._signing, abandon_on_cancel=True)
             except OSError as error:
                 raise TransportError(f"{self.peers!r} is gone: did somebody delete it? ({error})") from error
             await trio.sleep(_PULSE)
+
+    def _sign(self) -> None:
+        self._check_file()
+        self.peers.renew()
 
     async def _look(self) -> None:
         """Look whether anything was written: seldom, for the case that a poke was lost; often, where there are none."""
