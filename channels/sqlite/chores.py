@@ -98,7 +98,7 @@ class Housekeeping:
         while await self._engine.write(lambda tx: _give_back(tx.db)):
             pass
         await self._engine.write(self._forget_the_dead)
-        await trio.to_thread.run_sync(self._engine.peers.clear_dead)
+        await self._engine.clear_dead()
 
     async def _keep(self, one: Log) -> None:
         if "delete" in one.policies:

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from math import inf
@@ -93,6 +93,7 @@ class Engine:
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._signing = trio.CapacityLimiter(1)
+        self._watching = trio.CapacityLimiter(4)
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._version: int | None = None
@@ -360,6 +361,18 @@ class Engine:
     def _sign(self) -> None:
         self._check_file()
         self.peers.renew()
+
+    async def signs_of(self, peers: Mapping[int, str]) -> dict[int, int | None]:
+        """The newest signs of life of others. Not in the threads that the program's own code may have taken all of."""
+
+        def look() -> dict[int, int | None]:
+            return {member: self.peers.sign_of(peer) for member, peer in peers.items()}
+
+        return await trio.to_thread.run_sync(look, limiter=self._watching, abandon_on_cancel=True)
+
+    async def clear_dead(self) -> None:
+        """Remove what dead processes have left."""
+        await trio.to_thread.run_sync(self.peers.clear_dead, limiter=self._watching)
 
     async def _look(self) -> None:
         """Look whether anything was written: seldom, for the case that a poke was lost; often, where there are none."""
