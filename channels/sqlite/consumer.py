@@ -69,6 +69,7 @@ class SqliteConsumer(Consumer):
         self._news = trio.Event()
         self._told = trio.Event()
         self._settled = trio.lowlevel.ParkingLot()
+        self._entering = trio.Lock()
         self._closing = False
         self._task: trio.lowlevel.Task | None = None
         self._pace = min(_PACE, options.session_timeout / 3)
@@ -191,18 +192,20 @@ class SqliteConsumer(Consumer):
                 "runs with this id, then start it again"
             )
         log.warning("%s", who)
-        if self._subscription is not None and not self._closing:
-            await self._enter(self._subscription)
+        async with self._entering:  # a wish that comes meanwhile is for the member that this makes
+            if self._subscription is not None and not self._closing:
+                await self._enter(self._subscription)
 
     async def _enter(self, subscription: Subscription) -> None:
         """Join the group as a new member."""
+        wish = self._wish
 
         def job(tx: Transaction) -> int:
             tx.pokes.add(CHANGE)
             return groups.enter(
                 tx.db,
                 subscription,
-                self._wish,
+                wish,
                 peer=self._engine.peers.name,
                 client=self._client_id,
                 options=self.options,
@@ -210,7 +213,7 @@ class SqliteConsumer(Consumer):
 
         with trio.CancelScope(shield=True):  # or it would be a member that knows nothing of it
             self.member = await self._engine.write(job, within=self._commit_timeout)
-        self._is_wished = True
+        self._is_wished = wish == self._wish
         self._tell()
 
     def _reset_offset(self, first: int, end: int) -> int:
@@ -242,14 +245,15 @@ class SqliteConsumer(Consumer):
             self._subscription = wanted
             self._wish += 1
             self._is_wished = False
-        if self._is_wished:
-            return
-        if self.member < 0:
-            await self._enter(wanted)
-        else:
-            change = partial(groups.resubscribe, member=self.member, subscription=wanted, wish=self._wish)
-            await self._change(change, within=self._commit_timeout)
-            self._is_wished = True
+        async with self._entering:
+            if self._is_wished:
+                return
+            if self.member < 0:
+                await self._enter(wanted)
+            else:
+                change = partial(groups.resubscribe, member=self.member, subscription=wanted, wish=self._wish)
+                await self._change(change, within=self._commit_timeout)
+                self._is_wished = True
 
     @property
     def assignment(self) -> Assignment:
