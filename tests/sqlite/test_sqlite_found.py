@@ -16,7 +16,7 @@ import trio
 
 from famulus.channels.errors import BrokerUnavailable, TransportError
 from famulus.channels.message import TP, ProducerRecord
-from famulus.channels.sqlite import SqliteTransport, engine
+from famulus.channels.sqlite import SqliteTransport, engine, groups, log
 from famulus.channels.sqlite.peers import NEWS, Peers
 from famulus.channels.transport import ConsumerOptions, OffsetReset, ProduceResult, TopicSpec, TransportOptions
 from famulus.testing.contract_kit import Changes, GroupMember, Recorder
@@ -199,8 +199,6 @@ async def test_what_was_read_of_a_deleted_topic_is_not_committed_to_its_successo
             await GroupMember(transport, consumer, recorder).read(3)
 
             def replace(tx: engine.Transaction) -> None:
-                from famulus.channels.sqlite import groups, log
-
                 log.delete_topic(tx.db, "t")
                 log.create_topic(tx.db, "t", 1, {})
                 groups.topics_changed(tx.db, "t")
@@ -310,3 +308,89 @@ async def test_the_newest_batch_is_kept_though_it_is_larger_than_the_retention(t
         await write(transport, [ProducerRecord(None, b"x" * 400) for _ in range(10)])
         await transport._housekeeping.round(at_once=True)
         assert await values(transport) == [b"x" * 400] * 10
+
+
+# Leaving, and what may become of the file.
+
+
+async def test_leaving_takes_no_longer_than_its_timeout_though_the_disk_stands_still(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gates = [threading.Event(), threading.Event()]
+    transport = SqliteTransport(f"sqlite://{tmp_path}/broker.db", TransportOptions(shutdown_timeout=0.3))
+    try:
+        with trio.fail_after(20):
+            async with transport.open(), trio.open_nursery() as nursery:
+                nursery.start_soon(transport._engine.write, lambda tx: gates[0].wait(60))
+                nursery.start_soon(transport._engine.read, lambda db: gates[1].wait(60))
+                await trio.sleep(0.1)
+                nursery.cancel_scope.cancel()
+        assert "was not closed within 0.3 s, since its disk does not answer" in caplog.text
+    finally:
+        for gate in gates:
+            gate.set()
+    async with transport._engine._reading, transport._engine._writing:  # its threads have ended
+        transport._engine._disconnect()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_nothing_is_acknowledged_once_the_file_was_removed_or_replaced(tmp_path: Path, replaced: bool) -> None:
+    with pytest.raises(TransportError, match="was removed or replaced while it was in use: start this process again"):
+        async with opened(tmp_path) as transport:
+            await write(transport, records("a"))
+            for name in ("broker.db", "broker.db-wal", "broker.db-shm"):
+                (tmp_path / name).unlink()
+            if replaced:
+                async with opened(tmp_path):
+                    pass
+            error = (await transport.produce({TOPIC: records("b")}))[TOPIC]
+            assert isinstance(error, TransportError)
+            assert not error.retriable
+            with trio.fail_after(20):
+                await trio.sleep_forever()
+
+
+# Groups.
+
+
+async def test_a_group_rebalances_though_all_threads_of_trio_are_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("famulus.channels.sqlite.consumer._PACE", 0.05)
+    gate = threading.Event()
+    async with opened(tmp_path) as one, opened(tmp_path) as two, trio.open_nursery() as nursery:
+        options = ConsumerOptions(group="g")
+        async with one.open_consumer(options, Recorder(Changes())) as first:
+            await first.subscribe(["t"])
+            for _ in range(int(trio.to_thread.current_default_thread_limiter().total_tokens)):
+                nursery.start_soon(trio.to_thread.run_sync, lambda: gate.wait(30))
+            try:
+                with trio.fail_after(10):
+                    async with two.open_consumer(options, Recorder(Changes())) as second:
+                        await second.subscribe(["t"])
+                        await trio.sleep(0.3)  # both watch each other
+                    async with two.open_consumer(options, Recorder(Changes())) as second:
+                        await second.subscribe(["t"])
+            finally:
+                gate.set()
+
+
+async def test_a_subscription_that_changes_while_a_lost_member_joins_anew_is_fulfilled(tmp_path: Path) -> None:
+    async with opened(tmp_path) as transport:
+        await transport.create_topic(TopicSpec(name="u", partitions=1))
+        async with transport.open_consumer(ConsumerOptions(group="g"), Recorder(Changes())) as consumer:
+            await consumer.subscribe(["t"])
+            own = transport._engine
+            other = sqlite3.connect(tmp_path / "broker.db", isolation_level=None)
+            other.execute("UPDATE members SET gone = 'as ordered'")
+            other.close()
+            async with trio.open_nursery() as nursery:
+                async with held_back(transport):
+                    consumer._tell()
+                    while not own._pending:  # it wants to join anew
+                        await trio.sleep(0.01)
+                    nursery.start_soon(consumer.subscribe, ["t", "u"])
+                    await trio.sleep(0.1)
+                with trio.fail_after(20):
+                    while len(consumer.assignment.partitions) < 2:
+                        await trio.sleep(0.01)
