@@ -34,6 +34,8 @@ log = logging.getLogger("famulus.sqlite")
 _PULSE: Final = 1.0  # seconds between signs of life, and between looks for what a lost poke would have told
 _LOOK: Final = 0.03  # seconds between looks where there are no named pipes
 _MOST_JOBS: Final = 100  # of one transaction
+_LOG_BYTES: Final = 128 * 1024 * 1024  # of the write-ahead log, before its readers are waited for; more than `file` lets it keep
+_PATIENCE_MS: Final = 200  # for them
 
 
 class Transaction:
@@ -97,6 +99,7 @@ class Engine:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._version: int | None = None
+        self._log_bytes = _LOG_BYTES
         self._identity: tuple[int, int] | None = None
 
     # -- lifetime --------------------------------------------------------------------------------------------
@@ -306,7 +309,28 @@ class Engine:
         pokes = {kind for tx in done for kind in tx.pokes}
         for kind in pokes:
             self.peers.poke(kind)
+        self._restart_log(db)
         return pokes
+
+    def _restart_log(self, db: sqlite3.Connection) -> None:
+        """Let the write-ahead log begin anew where it has become long.
+
+        SQLite does so by itself when nobody reads just then, which under load never happens.
+        """
+        try:
+            size = os.stat(f"{self.settings.path}-wal").st_size
+        except OSError:
+            return
+        if size <= self._log_bytes:
+            return
+        with suppress(sqlite3.Error):
+            db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+            try:
+                (busy, _, _) = db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {int(self.settings.busy_timeout * 1000)}")
+            # Who reads for longer than that is not waited for again and again.
+            self._log_bytes = size + _LOG_BYTES // 2 if busy else _LOG_BYTES
 
     def _prepared(self, db: sqlite3.Connection, job: _Job) -> bool:
         try:
