@@ -73,6 +73,7 @@ class SqliteConsumer(Consumer):
         self._closing = False
         self._task: trio.lowlevel.Task | None = None
         self._pace = min(_PACE, options.session_timeout / 3)
+        engine.sign_within(options.session_timeout)
         self._watch = Watch(engine, options.group, self._pace)
 
     # -- membership: the task of its own -------------------------------------------------------------------
