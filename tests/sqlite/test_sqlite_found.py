@@ -394,3 +394,88 @@ async def test_a_subscription_that_changes_while_a_lost_member_joins_anew_is_ful
                 with trio.fail_after(20):
                     while len(consumer.assignment.partitions) < 2:
                         await trio.sleep(0.01)
+
+
+@pytest.mark.slow
+async def test_a_member_with_a_short_session_stays_in_its_group(tmp_path: Path) -> None:
+    async with opened(tmp_path) as one, opened(tmp_path) as two:
+        await one.add_partitions("t", 2)
+        options = ConsumerOptions(group="g", session_timeout=0.9)
+        async with (
+            one.open_consumer(options, Recorder(Changes())) as first,
+            two.open_consumer(options, Recorder(Changes())) as second,
+        ):
+            await first.subscribe(["t"])
+            await second.subscribe(["t"])
+            with trio.fail_after(20):
+                while first.assignment.generation != second.assignment.generation:
+                    await trio.sleep(0.01)
+            before = first.assignment
+            await trio.sleep(3)
+            assert first.assignment == before
+
+
+@pytest.mark.slow
+async def test_a_disk_that_takes_no_signs_of_life_costs_nobody_its_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_PULSE", 0.1)
+    async with opened(tmp_path) as one, opened(tmp_path) as two:
+        await one.add_partitions("t", 2)
+        options = ConsumerOptions(group="g", session_timeout=0.6)
+        async with (
+            one.open_consumer(options, Recorder(Changes())) as first,
+            two.open_consumer(options, Recorder(Changes())) as second,
+        ):
+            await first.subscribe(["t"])
+            await second.subscribe(["t"])
+            with trio.fail_after(20):
+                while first.assignment.generation != second.assignment.generation:
+                    await trio.sleep(0.01)
+            before = first.assignment
+            gate = threading.Event()
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "utime", lambda path: gate.wait(20))
+                try:
+                    await trio.sleep(2)
+                finally:
+                    gate.set()
+            await trio.sleep(0.5)
+            assert first.assignment == before
+
+
+# The write-ahead log.
+
+
+@pytest.mark.slow
+async def test_the_write_ahead_log_stays_bounded_while_somebody_always_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_LOG_BYTES", 2_000_000)
+    monkeypatch.setattr("famulus.channels.sqlite.file._JOURNAL_BYTES", 1_000_000)
+    monkeypatch.setattr("famulus.channels.sqlite.file._PAGES_PER_CHECKPOINT", 100)
+    ends = threading.Event()
+
+    def read() -> None:
+        db = sqlite3.connect(tmp_path / "broker.db", isolation_level=None)
+        while not ends.is_set():
+            db.execute("BEGIN")
+            db.execute("SELECT next FROM partitions").fetchone()
+            ends.wait(0.01)
+            db.execute("COMMIT")
+        db.close()
+
+    async with opened(tmp_path, "?durability=normal") as transport:
+        readers = [threading.Thread(target=read) for _ in range(4)]
+        for reader in readers:
+            reader.start()
+        try:
+            largest = 0
+            for _ in range(100):
+                await write(transport, [ProducerRecord(None, b"x" * 200_000)])
+                largest = max(largest, (tmp_path / "broker.db-wal").stat().st_size)
+        finally:
+            ends.set()
+            for reader in readers:
+                reader.join()
+    assert largest < 6_000_000
