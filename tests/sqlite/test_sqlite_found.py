@@ -479,3 +479,18 @@ async def test_the_write_ahead_log_stays_bounded_while_somebody_always_reads(
             for reader in readers:
                 reader.join()
     assert largest < 6_000_000
+
+
+# Opening.
+
+
+async def test_a_file_that_another_process_is_just_making_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "broker.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM sqlite_master").fetchall()  # as long as it reads, no write-ahead log can be made
+    later = threading.Timer(0.3, other.execute, ["COMMIT"])
+    later.start()
+    async with opened(tmp_path) as transport:
+        await write(transport, records("a"))
+    later.join()
+    other.close()
