@@ -131,7 +131,9 @@ def open_writing(settings: SqliteSettings) -> sqlite3.Connection:
 def _opened(settings: SqliteSettings) -> sqlite3.Connection:
     db = _connect(settings)
     try:
+        db.execute("BEGIN")  # one look at all, while another process may be making it
         _check_owner(db, settings.path)
+        db.execute("COMMIT")
         _prepare(db, settings)
         _migrate(db, settings.path)
         db.execute("BEGIN IMMEDIATE")  # can it be written?
