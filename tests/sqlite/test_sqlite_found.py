@@ -6,8 +6,8 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import trio
 
 from famulus.channels.errors import BrokerUnavailable, TransportError
 from famulus.channels.message import TP, ProducerRecord
-from famulus.channels.sqlite import SqliteTransport, engine, groups, log
+from famulus.channels.sqlite import SqliteTransport, engine, file, groups, log
 from famulus.channels.sqlite.peers import NEWS, Peers
+from famulus.channels.sqlite.url import parse_url
 from famulus.channels.transport import ConsumerOptions, OffsetReset, ProduceResult, TopicSpec, TransportOptions
 from famulus.testing.contract_kit import Changes, GroupMember, Recorder
 
@@ -484,13 +485,46 @@ async def test_the_write_ahead_log_stays_bounded_while_somebody_always_reads(
 # Opening.
 
 
-async def test_a_file_that_another_process_is_just_making_is_waited_for(tmp_path: Path) -> None:
-    other = sqlite3.connect(tmp_path / "broker.db", isolation_level=None, check_same_thread=False)
-    other.execute("BEGIN")
-    other.execute("SELECT * FROM sqlite_master").fetchall()  # as long as it reads, no write-ahead log can be made
-    later = threading.Timer(0.3, other.execute, ["COMMIT"])
-    later.start()
+class Interrupted(sqlite3.Connection):
+    """A connection before one of whose statements something happens, once."""
+
+    before = ""
+    happens: Callable[[], object] | None = None
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if sql == self.before and Interrupted.happens is not None:
+            happens, Interrupted.happens = Interrupted.happens, None
+            happens()
+        return super().execute(sql, *parameters)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, before: str, happens: Callable[[], object]) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(Interrupted, "before", before)
+    monkeypatch.setattr(Interrupted, "happens", staticmethod(happens))
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kinds: connect(*args, **kinds, factory=Interrupted))
+
+
+async def test_a_file_that_another_process_makes_while_it_is_looked_at_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> None:
+        with suppress(BrokerUnavailable):
+            file.open_writing(parse_url(f"sqlite://{tmp_path}/broker.db?busy_timeout=0.01", tmp_path)).close()
+
+    interrupt(monkeypatch, "PRAGMA user_version", make)
     async with opened(tmp_path) as transport:
         await write(transport, records("a"))
-    later.join()
-    other.close()
+
+
+async def test_a_file_whose_write_ahead_log_another_process_is_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy() -> None:
+        error = sqlite3.OperationalError("database is locked")  # SQLite does not wait here
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise error
+
+    interrupt(monkeypatch, "PRAGMA journal_mode = WAL", busy)
+    async with opened(tmp_path) as transport:
+        await write(transport, records("a"))
