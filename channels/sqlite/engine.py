@@ -34,7 +34,9 @@ log = logging.getLogger("famulus.sqlite")
 _PULSE: Final = 1.0  # seconds between signs of life, and between looks for what a lost poke would have told
 _LOOK: Final = 0.03  # seconds between looks where there are no named pipes
 _MOST_JOBS: Final = 100  # of one transaction
-_LOG_BYTES: Final = 128 * 1024 * 1024  # of the write-ahead log, before its readers are waited for; more than `file` lets it keep
+_LOG_BYTES: Final = (
+    128 * 1024 * 1024
+)  # of the write-ahead log (after a peak it keeps half), before readers are waited for
 _PATIENCE_MS: Final = 200  # for them
 
 

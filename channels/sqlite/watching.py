@@ -53,7 +53,8 @@ class Watch:
             return
         peers = {member: peer for member, peer, _ in now.peers}
         signs = await self._engine.signs_of(peers)
-        silent = dict.fromkeys(signs, 0.0) if self._engine.is_silent else self._silence.heard(signs, trio.current_time())
+        stuck = self._engine.is_silent
+        silent = dict.fromkeys(signs, 0.0) if stuck else self._silence.heard(signs, trio.current_time())
         for member, peer, session in now.peers:
             if signs[member] is None:
                 await self._throw_out(member, peer, signs[member], "its process has ended")
