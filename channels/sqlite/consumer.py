@@ -71,6 +71,7 @@ class SqliteConsumer(Consumer):
         self._settled = trio.lowlevel.ParkingLot()
         self._entering = trio.Lock()
         self._closing = False
+        self._leaving = False
         self._task: trio.lowlevel.Task | None = None
         self._pace = min(_PACE, options.session_timeout / 3)
         engine.sign_within(options.session_timeout)
@@ -102,6 +103,7 @@ class SqliteConsumer(Consumer):
 
     async def _leave(self) -> None:
         """Leave the group; where that cannot be written, the others will notice that nobody is there."""
+        self._leaving = True
         if self._subscription is None:
             return
         leave = partial(groups.leave, group=self.options.group, peer=self._engine.peers.name)
@@ -199,6 +201,7 @@ class SqliteConsumer(Consumer):
 
     async def _enter(self, subscription: Subscription) -> None:
         """Join the group as a new member."""
+        await self._check_open()
         wish = self._wish
 
         def job(tx: Transaction) -> int:
@@ -228,7 +231,7 @@ class SqliteConsumer(Consumer):
         await trio.lowlevel.checkpoint()
         wanted = Subscription(frozenset(topics), pattern)
         while True:
-            self._check_open()
+            await self._check_open()
             try:
                 await self._engine.read(lambda db: [partition_count(db, name) for name in sorted(wanted.topics)])
                 await self._wish_for(wanted)
@@ -237,7 +240,7 @@ class SqliteConsumer(Consumer):
                 log.debug("subscribing in group %s: %s", self.options.group, error)
                 await trio.sleep(_PAUSE)
         while self._granted != self._wish:
-            self._check_open()
+            await self._check_open()
             await self._settled.park()
 
     async def _wish_for(self, wanted: Subscription) -> None:
@@ -265,7 +268,7 @@ class SqliteConsumer(Consumer):
     async def fetch(self, room: Mapping[TP, int]) -> list[Batch]:
         await trio.lowlevel.checkpoint()
         while True:
-            self._check_open()
+            await self._check_open()
             self._news = trio.Event()
             wanted = self._wanted(room)
             if wanted:
@@ -364,8 +367,10 @@ class SqliteConsumer(Consumer):
         asked = list(partitions)
         return await self._engine.read(partial(groups.committed, group=self.options.group, partitions=asked))
 
-    def _check_open(self) -> None:
-        if self.closed.is_set():
+    async def _check_open(self) -> None:
+        """No checkpoint while it is open; afterwards whoever was cancelled hears of that first."""
+        if self._leaving:
+            await trio.lowlevel.checkpoint()
             raise trio.ClosedResourceError("this consumer has left its group")
 
     def __repr__(self) -> str:

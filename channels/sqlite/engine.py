@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -37,6 +38,7 @@ _MOST_JOBS: Final = 100  # of one transaction
 _LOG_BYTES: Final = (
     128 * 1024 * 1024
 )  # of the write-ahead log (after a peak it keeps half), before readers are waited for
+_LAST: Final = 0.1  # seconds that closing may take where all of the time was spent on writing
 _PATIENCE_MS: Final = 200  # for them
 
 
@@ -97,6 +99,7 @@ class Engine:
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._signing = trio.CapacityLimiter(1)
+        self._read_lock, self._sign_lock, self._write_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._watching = trio.CapacityLimiter(4)
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
@@ -147,10 +150,12 @@ class Engine:
         finally:
             self._open = False
             closed = trio.Event()
+            end = max(end, trio.current_time() + _LAST)
             with trio.CancelScope(shield=True, deadline=end):
-                async with self._reading, self._signing:  # a cancelled read may still be at work
-                    await trio.to_thread.run_sync(self._disconnect, limiter=self._writing, abandon_on_cancel=True)
-                    closed.set()
+                # Cancelled reads may still be at work: it waits for them there, also when it is not waited for any more.
+                limiter = trio.CapacityLimiter(1)
+                await trio.to_thread.run_sync(self._disconnect, limiter=limiter, abandon_on_cancel=True)
+                closed.set()
             if not closed.is_set():
                 text = "%s was not closed within %g s, since its disk does not answer; what was acknowledged is in it"
                 log.warning(text, self.settings.path, self._shutdown_timeout)
@@ -173,12 +178,13 @@ class Engine:
             raise
 
     def _disconnect(self) -> None:
-        self.peers.close()
-        for db in (self._reader, self._writer):
-            if db is not None:
-                with suppress(sqlite3.Error):
-                    db.close()
-        self._reader = self._writer = None
+        with self._read_lock, self._sign_lock, self._write_lock:
+            self.peers.close()
+            for db in (self._reader, self._writer):
+                if db is not None:
+                    with suppress(sqlite3.Error):
+                        db.close()
+            self._reader = self._writer = None
 
     def _identify(self) -> tuple[int, int] | None:
         """What file stands under our path now."""
@@ -213,9 +219,12 @@ class Engine:
         return await trio.to_thread.run_sync(partial(self._run_read, do), limiter=self._reading, abandon_on_cancel=True)
 
     def _run_read(self, do: Callable[[sqlite3.Connection], T]) -> T:
-        db = self._reader
-        if db is None:
-            raise trio.ClosedResourceError(f"{self!r} is not open")
+        with self._read_lock:
+            if self._reader is None:
+                raise trio.ClosedResourceError(f"{self!r} is not open")
+            return self._read_from(self._reader, do)
+
+    def _read_from(self, db: sqlite3.Connection, do: Callable[[sqlite3.Connection], T]) -> T:
         try:
             db.execute("BEGIN")
             try:
@@ -285,9 +294,12 @@ class Engine:
                 self._tell(pokes)
 
     def _transact(self, jobs: list[_Job]) -> set[bytes]:
+        with self._write_lock:
+            assert self._writer is not None, "open while the writing task runs"
+            return self._transact_on(self._writer, jobs)
+
+    def _transact_on(self, db: sqlite3.Connection, jobs: list[_Job]) -> set[bytes]:
         """Do these in one transaction. Each failure stays with its job, and one of all with all."""
-        db = self._writer
-        assert db is not None, "open while the writing task runs"
         ready = [job for job in jobs if self._prepared(db, job)]
         done: list[Transaction] = []
         begun_commit = False
@@ -402,8 +414,9 @@ class Engine:
         return trio.current_time() - self._signed_at > 2 * self._pace
 
     def _sign(self) -> None:
-        self._check_file()
-        self.peers.renew()
+        with self._sign_lock:
+            self._check_file()
+            self.peers.renew()
 
     async def signs_of(self, peers: Mapping[int, str]) -> dict[int, int | None]:
         """The newest signs of life of others. Not in the threads that the program's own code may have taken all of."""

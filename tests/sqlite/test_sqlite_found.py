@@ -20,6 +20,7 @@ from famulus.channels.sqlite import SqliteTransport, engine, file, groups, log
 from famulus.channels.sqlite.peers import CHANGE, NEWS, Peers
 from famulus.channels.sqlite.url import parse_url
 from famulus.channels.transport import ConsumerOptions, OffsetReset, ProduceResult, TopicSpec, TransportOptions
+from famulus.testing.cancellation import each_step
 from famulus.testing.contract_kit import Changes, GroupMember, Recorder
 
 pytestmark = [pytest.mark.real_time]
@@ -330,8 +331,8 @@ async def test_leaving_takes_no_longer_than_its_timeout_though_the_disk_stands_s
     finally:
         for gate in gates:
             gate.set()
-    async with transport._engine._reading, transport._engine._writing:  # its threads have ended
-        transport._engine._disconnect()
+    while transport._engine._writer is not None:  # it is closed when the disk answers at last
+        await trio.sleep(0.01)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -528,3 +529,61 @@ async def test_a_file_whose_write_ahead_log_another_process_is_making_is_waited_
     interrupt(monkeypatch, "PRAGMA journal_mode = WAL", busy)
     async with opened(tmp_path) as transport:
         await write(transport, records("a"))
+
+
+# Cancellation at every moment.
+
+
+@pytest.mark.slow
+async def test_a_run_that_is_cancelled_at_any_step_leaves_no_member_no_file_and_no_half_batch(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        pass
+
+    async def call(number: int) -> None:
+        async with opened(tmp_path) as transport:
+            recorder = Recorder(Changes())
+            async with transport.open_consumer(ConsumerOptions(group="g"), recorder) as consumer:
+                await consumer.subscribe(["t"])
+                await transport.produce({TOPIC: records(f"{number}a", f"{number}b")})
+                await GroupMember(transport, consumer, recorder).read(1)
+                await consumer.commit({TOPIC: 1}, generation=consumer.assignment.generation)
+
+    async def checked(number: int) -> None:
+        try:
+            await call(number)
+        finally:
+            assert os.listdir(tmp_path) == ["broker.db"]
+            db = sqlite3.connect(tmp_path / "broker.db")
+            assert db.execute("SELECT * FROM members").fetchall() == []
+            db.close()
+
+    with trio.fail_after(100):
+        await each_step(checked)
+        async with opened(tmp_path) as transport:
+            found = [(value or b"").decode() for value in await values(transport)]
+    assert found == [part for first in found[::2] for part in (first, first[:-1] + "b")]
+    assert len(found) == len(set(found))
+
+
+async def test_a_write_that_was_cancelled_at_any_step_and_repeated_is_in_the_log_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as transport:
+        sent: list[bytes | None] = []
+
+        async def call(number: int) -> None:
+            some = records(f"{number}a", f"{number}b")
+            sent.extend(record.value for record in some)
+            result: object = None
+            try:
+                result = (await transport.produce({TOPIC: some}))[TOPIC]
+            finally:
+                with trio.CancelScope(shield=True):
+                    for patience in (0, 0.0005, 20):
+                        with trio.move_on_after(patience):
+                            result = result or (await transport.produce({TOPIC: some}))[TOPIC]
+                assert isinstance(result, ProduceResult)
+                assert result.base_offset == len(sent) - 2
+
+        with trio.fail_after(100):
+            for _ in range(20):
+                await each_step(call)
+        assert await values(transport) == sent
