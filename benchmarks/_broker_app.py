@@ -30,9 +30,9 @@ def order(number: int, sent: float = 1234567.123456789) -> Order:
     return Order(number, f"account-{number % 1000:04}", 1250, "EUR", sent)
 
 
-def declare(url: str, name: str) -> tuple[famulus.App, famulus.Topic[Order]]:
+def declare(url: str, name: str, commit_interval: float = 0.1) -> tuple[famulus.App, famulus.Topic[Order]]:
     """The app `name`, whose topic has the same name."""
-    app = famulus.App(name, broker=url, broker_commit_interval=0.1)
+    app = famulus.App(name, broker=url, broker_commit_interval=commit_interval)
     return app, app.topic(name, value_type=Order, partitions=PARTITIONS)
 
 
@@ -62,8 +62,8 @@ async def sender(url: str, name: str, messages: int, pause: float) -> None:
 
 
 async def idle(url: str, name: str, seconds: float) -> None:
-    """Wait for messages with an agent, and print what part of a core that took."""
-    app, topic = declare(url, name)
+    """Wait for messages with an agent, and print what part of a core that took, with the settings as they are by default."""
+    app, topic = declare(url, name, commit_interval=3.0)
 
     @app.agent(topic)
     async def read(stream: famulus.Stream[Order]) -> None:

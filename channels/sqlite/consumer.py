@@ -6,6 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from math import inf
 from re import Pattern
 from typing import Final
 
@@ -144,8 +145,13 @@ class SqliteConsumer(Consumer):
         elif not now.preparing and now.generation > self._owned.assignment.generation:
             await self._take(now)
         else:
+            await self._wait_told(told, now)
+
+    async def _wait_told(self, told: trio.Event, now: View) -> None:
+        """Wait for a change of the group, watching the others meanwhile; who is alone in it just waits."""
+        while not told.is_set():
             await self._watch.look(now)
-            with trio.move_on_after(self._pace):
+            with trio.move_on_after(self._pace if now.peers or now.preparing else inf):
                 await told.wait()
 
     async def _view(self) -> View:
