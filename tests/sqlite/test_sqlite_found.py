@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
@@ -490,19 +490,18 @@ class Interrupted(sqlite3.Connection):
     """A connection before one of whose statements something happens, once."""
 
     before = ""
-    happens: Callable[[], object] | None = None
+    happens: ClassVar[list[Callable[[], object]]] = []
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        if sql == self.before and Interrupted.happens is not None:
-            happens, Interrupted.happens = Interrupted.happens, None
-            happens()
+        if sql == self.before and self.happens:
+            self.happens.pop()()
         return super().execute(sql, *parameters)
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, before: str, happens: Callable[[], object]) -> None:
     connect = sqlite3.connect
     monkeypatch.setattr(Interrupted, "before", before)
-    monkeypatch.setattr(Interrupted, "happens", staticmethod(happens))
+    monkeypatch.setattr(Interrupted, "happens", [happens])
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **kinds: connect(*args, **kinds, factory=Interrupted))
 
 
