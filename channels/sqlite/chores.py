@@ -87,17 +87,25 @@ class Housekeeping:
         if not await self._engine.write(partial(_claim, pace=self._engine.settings.housekeeping, at_once=at_once)):
             return
         for one in await self._engine.read(table_of_logs):
-            if "delete" in one.policies:
-                await self._engine.write(lambda tx, one=one: retain(tx.db, one, time.time()))  # type: ignore[misc]
-            if "compact" in one.policies:
-                grave = one.number("delete.retention.ms", _DAY_MS) / 1000
-                await compact(self._engine, one.id, one.first, one.clean, one.next, forget_before=time.time() - grave)
+            try:
+                await self._keep(one)
+            except BrokerUnavailable:
+                raise
+            except TransportError as error:  # one that is damaged keeps the others from nothing
+                log.warning("housekeeping of partition %d: %s", one.id, error)
         while await self._engine.write(lambda tx: sweep(tx.db)):
             pass
         while await self._engine.write(lambda tx: _give_back(tx.db)):
             pass
         await self._engine.write(self._forget_the_dead)
-        await trio.to_thread.run_sync(self._engine.peers.clear_dead)
+        await self._engine.clear_dead()
+
+    async def _keep(self, one: Log) -> None:
+        if "delete" in one.policies:
+            await self._engine.write(lambda tx: retain(tx.db, one, time.time()))
+        if "compact" in one.policies:
+            grave = one.number("delete.retention.ms", _DAY_MS) / 1000
+            await compact(self._engine, one.id, one.first, one.clean, one.next, forget_before=time.time() - grave)
 
     def _forget_the_dead(self, tx: Transaction) -> None:
         """Take members whose process has ended out of groups in which nobody else has noticed."""
@@ -130,6 +138,7 @@ def retain(db: sqlite3.Connection, one: Log, now: float) -> int:
     """Let a log begin where its retention wants it; that offset. Rows are dropped as a whole.
 
     The age of a record is the time since it was written, whatever its timestamp: one of last year may be sent today.
+    Too many bytes never cost the newest row, however large it is.
     """
     first = one.first
     age = one.number("retention.ms", RETENTION_MS)
@@ -147,7 +156,7 @@ def retain(db: sqlite3.Connection, one: Log, now: float) -> int:
         )
         for _, behind, bytes_ in rows:
             size += bytes_
-            if size > most:
+            if size > most and behind < one.next:
                 first = max(first, behind)
                 break
     db.execute("UPDATE partitions SET first = max(first, ?) WHERE id = ?", (first, one.id))

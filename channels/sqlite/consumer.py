@@ -70,9 +70,12 @@ class SqliteConsumer(Consumer):
         self._news = trio.Event()
         self._told = trio.Event()
         self._settled = trio.lowlevel.ParkingLot()
+        self._entering = trio.Lock()
         self._closing = False
+        self._leaving = False
         self._task: trio.lowlevel.Task | None = None
         self._pace = min(_PACE, options.session_timeout / 3)
+        engine.sign_within(options.session_timeout)
         self._watch = Watch(engine, options.group, self._pace)
 
     # -- membership: the task of its own -------------------------------------------------------------------
@@ -101,6 +104,7 @@ class SqliteConsumer(Consumer):
 
     async def _leave(self) -> None:
         """Leave the group; where that cannot be written, the others will notice that nobody is there."""
+        self._leaving = True
         if self._subscription is None:
             return
         leave = partial(groups.leave, group=self.options.group, peer=self._engine.peers.name)
@@ -197,18 +201,21 @@ class SqliteConsumer(Consumer):
                 "runs with this id, then start it again"
             )
         log.warning("%s", who)
-        if self._subscription is not None and not self._closing:
-            await self._enter(self._subscription)
+        async with self._entering:  # a wish that comes meanwhile is for the member that this makes
+            if self._subscription is not None and not self._closing:
+                await self._enter(self._subscription)
 
     async def _enter(self, subscription: Subscription) -> None:
         """Join the group as a new member."""
+        await self._check_open()
+        wish = self._wish
 
         def job(tx: Transaction) -> int:
             tx.pokes.add(CHANGE)
             return groups.enter(
                 tx.db,
                 subscription,
-                self._wish,
+                wish,
                 peer=self._engine.peers.name,
                 client=self._client_id,
                 options=self.options,
@@ -216,7 +223,7 @@ class SqliteConsumer(Consumer):
 
         with trio.CancelScope(shield=True):  # or it would be a member that knows nothing of it
             self.member = await self._engine.write(job, within=self._commit_timeout)
-        self._is_wished = True
+        self._is_wished = wish == self._wish
         self._tell()
 
     def _reset_offset(self, first: int, end: int) -> int:
@@ -230,7 +237,7 @@ class SqliteConsumer(Consumer):
         await trio.lowlevel.checkpoint()
         wanted = Subscription(frozenset(topics), pattern)
         while True:
-            self._check_open()
+            await self._check_open()
             try:
                 await self._engine.read(lambda db: [partition_count(db, name) for name in sorted(wanted.topics)])
                 await self._wish_for(wanted)
@@ -239,7 +246,7 @@ class SqliteConsumer(Consumer):
                 log.debug("subscribing in group %s: %s", self.options.group, error)
                 await trio.sleep(_PAUSE)
         while self._granted != self._wish:
-            self._check_open()
+            await self._check_open()
             await self._settled.park()
 
     async def _wish_for(self, wanted: Subscription) -> None:
@@ -248,14 +255,15 @@ class SqliteConsumer(Consumer):
             self._subscription = wanted
             self._wish += 1
             self._is_wished = False
-        if self._is_wished:
-            return
-        if self.member < 0:
-            await self._enter(wanted)
-        else:
-            change = partial(groups.resubscribe, member=self.member, subscription=wanted, wish=self._wish)
-            await self._change(change, within=self._commit_timeout)
-            self._is_wished = True
+        async with self._entering:
+            if self._is_wished:
+                return
+            if self.member < 0:
+                await self._enter(wanted)
+            else:
+                change = partial(groups.resubscribe, member=self.member, subscription=wanted, wish=self._wish)
+                await self._change(change, within=self._commit_timeout)
+                self._is_wished = True
 
     @property
     def assignment(self) -> Assignment:
@@ -266,7 +274,7 @@ class SqliteConsumer(Consumer):
     async def fetch(self, room: Mapping[TP, int]) -> list[Batch]:
         await trio.lowlevel.checkpoint()
         while True:
-            self._check_open()
+            await self._check_open()
             self._news = trio.Event()
             wanted = self._wanted(room)
             if wanted:
@@ -333,12 +341,12 @@ class SqliteConsumer(Consumer):
 
     async def commit(self, offsets: Mapping[TP, int], *, generation: int) -> None:
         await trio.lowlevel.checkpoint()
-        self.check_ownership(offsets)
+        by_id = self.check_ownership(offsets)
         group, member = self.options.group, self.member
 
         def job(tx: Transaction) -> None:
             groups.check_ownership(tx.db, group, member, offsets, generation)
-            groups.commit(tx.db, group, offsets)
+            groups.commit(tx.db, group, by_id)
 
         try:
             await self._engine.write(job, within=self._commit_timeout)
@@ -346,26 +354,29 @@ class SqliteConsumer(Consumer):
             self._tell()  # the group has changed: look at once
             raise
 
-    def check_ownership(self, partitions: Collection[TP]) -> None:
-        """Whether these may be committed, as far as is known here.
+    def check_ownership(self, offsets: Mapping[TP, int]) -> dict[int, int]:
+        """Whether these may be committed, as far as is known here: the offsets by the partitions' ids.
 
         Raises:
             CommitRefused: this member does not own them.
         """
         if self.member < 0:
             raise CommitRefused(f"group {self.options.group!r}: this consumer has not subscribed yet")
-        if not self._owned.assignment.partitions.issuperset(partitions):
+        if not self._owned.assignment.partitions.issuperset(offsets):
             self._tell()
             raise CommitRefused(
                 f"group {self.options.group!r}, member {self.member}: its partitions are revoked, or not its own"
             )
+        return self._owned.by_id(offsets)
 
     async def committed(self, partitions: Collection[TP]) -> Mapping[TP, int | None]:
         asked = list(partitions)
         return await self._engine.read(partial(groups.committed, group=self.options.group, partitions=asked))
 
-    def _check_open(self) -> None:
-        if self.closed.is_set():
+    async def _check_open(self) -> None:
+        """No checkpoint while it is open; afterwards whoever was cancelled hears of that first."""
+        if self._leaving:
+            await trio.lowlevel.checkpoint()
             raise trio.ClosedResourceError("this consumer has left its group")
 
     def __repr__(self) -> str:

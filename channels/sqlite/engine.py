@@ -7,14 +7,18 @@ so that the disk is synchronised once for all of them. Reads have a connection o
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from math import inf
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import attrs
 import trio
 
 from ..errors import BrokerUnavailable, TransportError
@@ -31,6 +35,11 @@ log = logging.getLogger("famulus.sqlite")
 _PULSE: Final = 1.0  # seconds between signs of life, and between looks for what a lost poke would have told
 _LOOK: Final = 0.03  # seconds between looks where there are no named pipes
 _MOST_JOBS: Final = 100  # of one transaction
+_LOG_BYTES: Final = (
+    128 * 1024 * 1024
+)  # of the write-ahead log (after a peak it keeps half), before readers are waited for
+_LAST: Final = 0.1  # seconds that closing may take where all of the time was spent on writing
+_PATIENCE_MS: Final = 200  # for them
 
 
 class Transaction:
@@ -39,12 +48,14 @@ class Transaction:
     Attributes:
         db: the connection, in a transaction.
         mark: the number of the transaction, by which what it appended can be found again.
+        committed: whether it is known to be in the file.
         pokes: what this process and the others are told once it is done.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self.mark = secrets.randbits(62)
+        self.committed = False
         self.pokes: set[bytes] = set()
 
 
@@ -72,28 +83,39 @@ class Engine:
         transactions: how many were made.
     """
 
-    def __init__(self, settings: SqliteSettings) -> None:
-        self.settings = settings
-        self.peers = Peers(settings.path)
+    def __init__(self, settings: SqliteSettings, shutdown_timeout: float = 10.0) -> None:
+        # The program may change its directory, and others may come by another name of the file: they share one of peers.
+        self.settings = attrs.evolve(settings, path=Path(os.path.realpath(settings.path)))
+        self.peers = Peers(self.settings.path)
         self.on_news: dict[Callable[[], None], None] = {}
         self.on_change: dict[Callable[[], None], None] = {}
         self.transactions = 0
+        self._shutdown_timeout = shutdown_timeout
         self._pending: list[_Job] = []
         self._work = trio.Event()
+        self._last_writes = trio.CancelScope(shield=True)  # has a deadline once it is told to stop
         self._stopping = False
         self._open = False
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._signing = trio.CapacityLimiter(1)
+        self._read_lock, self._sign_lock, self._write_lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._watching = trio.CapacityLimiter(4)
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._pace = _PULSE
+        self._paced = trio.Event()
+        self._signed_at = -inf
         self._version: int | None = None
+        self._log_bytes = _LOG_BYTES
+        self._identity: tuple[int, int] | None = None
 
     # -- lifetime --------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def opened(self, *more: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-        """Open the file, and leave nothing of ours open in the end. `more`: tasks to run meanwhile.
+        """Open the file, and leave nothing of ours open in the end, unless the disk stands still for longer than the
+        shutdown timeout: then its threads are left to themselves. `more`: tasks to run meanwhile.
 
         The tasks are shielded, so that a consumer which is left by cancellation can still commit and leave its group.
 
@@ -106,6 +128,7 @@ class Engine:
         self._open, self._stopping = True, False
         errors: list[BaseException] = []
         scopes: list[trio.CancelScope] = []
+        end = inf
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
@@ -119,15 +142,23 @@ class Engine:
                 finally:
                     for scope in scopes:
                         scope.cancel()
+                    self._last_writes.deadline = end = trio.current_time() + self._shutdown_timeout
                     self._stopping = True
                     self._work.set()
         except BaseExceptionGroup as group:
             errors += group.exceptions
         finally:
             self._open = False
-            with trio.CancelScope(shield=True):
-                async with self._reading, self._signing:  # a cancelled read may still be at work
-                    await trio.to_thread.run_sync(self._disconnect, limiter=self._writing)
+            closed = trio.Event()
+            end = max(end, trio.current_time() + _LAST)
+            with trio.CancelScope(shield=True, deadline=end):
+                # Cancelled reads may still be at work: it waits for them there, also when it is not waited for any more.
+                limiter = trio.CapacityLimiter(1)
+                await trio.to_thread.run_sync(self._disconnect, limiter=limiter, abandon_on_cancel=True)
+                closed.set()
+            if not closed.is_set():
+                text = "%s was not closed within %g s, since its disk does not answer; what was acknowledged is in it"
+                log.warning(text, self.settings.path, self._shutdown_timeout)
         if len(errors) == 1:
             raise errors[0]
         if errors:
@@ -137,6 +168,7 @@ class Engine:
         try:
             self._writer = open_writing(self.settings)
             self._reader = open_reading(self.settings)
+            self._identity = self._identify()
             self.peers.open()
             self.peers.clear_dead()
         except BaseException as error:
@@ -146,12 +178,29 @@ class Engine:
             raise
 
     def _disconnect(self) -> None:
-        self.peers.close()
-        for db in (self._reader, self._writer):
-            if db is not None:
-                with suppress(sqlite3.Error):
-                    db.close()
-        self._reader = self._writer = None
+        with self._read_lock, self._sign_lock, self._write_lock:
+            self.peers.close()
+            for db in (self._reader, self._writer):
+                if db is not None:
+                    with suppress(sqlite3.Error):
+                        db.close()
+            self._reader = self._writer = None
+
+    def _identify(self) -> tuple[int, int] | None:
+        """What file stands under our path now."""
+        try:
+            found = os.stat(self.settings.path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _check_file(self) -> None:
+        """Raise `TransportError` if the file is not that which was opened: what is written to that one, nobody will find."""
+        if self._identify() != self._identity:
+            raise TransportError(
+                f"{self.settings.path} was removed or replaced while it was in use: start this process again; before a "
+                "broker's file is moved or restored, all that use it must be stopped"
+            )
 
     def check_open(self) -> None:
         """Raise `trio.ClosedResourceError` unless it is open."""
@@ -170,9 +219,12 @@ class Engine:
         return await trio.to_thread.run_sync(partial(self._run_read, do), limiter=self._reading, abandon_on_cancel=True)
 
     def _run_read(self, do: Callable[[sqlite3.Connection], T]) -> T:
-        db = self._reader
-        if db is None:
-            raise trio.ClosedResourceError(f"{self!r} is not open")
+        with self._read_lock:
+            if self._reader is None:
+                raise trio.ClosedResourceError(f"{self!r} is not open")
+            return self._read_from(self._reader, do)
+
+    def _read_from(self, db: sqlite3.Connection, do: Callable[[sqlite3.Connection], T]) -> T:
         try:
             db.execute("BEGIN")
             try:
@@ -226,45 +278,76 @@ class Engine:
 
     async def _write(self) -> None:
         """The task that writes, until it is told to stop and nothing is left."""
-        with trio.CancelScope(shield=True):
+        with self._last_writes:
             while self._pending or not self._stopping:
                 if not self._pending:
                     self._work = trio.Event()
                     await self._work.wait()
                     continue
                 jobs, self._pending = self._pending[:_MOST_JOBS], self._pending[_MOST_JOBS:]
-                pokes = await trio.to_thread.run_sync(partial(self._transact, jobs), limiter=self._writing)
+                pokes = await trio.to_thread.run_sync(
+                    partial(self._transact, jobs), limiter=self._writing, abandon_on_cancel=True
+                )
                 self.transactions += 1
                 for job in jobs:
                     job.done.set()
                 self._tell(pokes)
 
     def _transact(self, jobs: list[_Job]) -> set[bytes]:
+        with self._write_lock:
+            assert self._writer is not None, "open while the writing task runs"
+            return self._transact_on(self._writer, jobs)
+
+    def _transact_on(self, db: sqlite3.Connection, jobs: list[_Job]) -> set[bytes]:
         """Do these in one transaction. Each failure stays with its job, and one of all with all."""
-        db = self._writer
-        assert db is not None, "open while the writing task runs"
         ready = [job for job in jobs if self._prepared(db, job)]
-        pokes: set[bytes] = set()
+        done: list[Transaction] = []
         begun_commit = False
         try:
+            self._check_file()
             db.execute("BEGIN IMMEDIATE")
-            for job in ready:
-                pokes |= self._do(db, job)
+            done = [tx for job in ready if (tx := self._do(db, job)) is not None]
             begun_commit = True
             db.execute("COMMIT")
+            for tx in done:
+                tx.committed = True
         except Exception as error:
             for job in ready:
-                job.error = translated(error, self.settings)
-                job.error.in_doubt = begun_commit
-                job.error.__cause__ = error
-            pokes = set()
+                meant = translated(error, self.settings)
+                meant.in_doubt = begun_commit
+                if meant is not error:
+                    meant.__cause__ = error
+                job.error = meant
+            done = []
         finally:
             if db.in_transaction:
                 with suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
+        pokes = {kind for tx in done for kind in tx.pokes}
         for kind in pokes:
             self.peers.poke(kind)
+        self._restart_log(db)
         return pokes
+
+    def _restart_log(self, db: sqlite3.Connection) -> None:
+        """Let the write-ahead log begin anew where it has become long.
+
+        SQLite does so by itself when nobody reads just then, which under load never happens.
+        """
+        try:
+            size = os.stat(f"{self.settings.path}-wal").st_size
+        except OSError:
+            return
+        if size <= self._log_bytes:
+            return
+        with suppress(sqlite3.Error):
+            db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+            try:
+                (busy, _, _) = db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {int(self.settings.busy_timeout * 1000)}")
+            # Who reads for longer than that is not waited for again and again.
+            self._log_bytes = size + _LOG_BYTES // 2 if busy else _LOG_BYTES
 
     def _prepared(self, db: sqlite3.Connection, job: _Job) -> bool:
         try:
@@ -275,8 +358,8 @@ class Engine:
             return False
         return True
 
-    def _do(self, db: sqlite3.Connection, job: _Job) -> set[bytes]:
-        """Do one of several in a savepoint. Raises what has ended the whole transaction."""
+    def _do(self, db: sqlite3.Connection, job: _Job) -> Transaction | None:
+        """Do one of several in a savepoint; None if it failed. Raises what has ended the whole transaction."""
         transaction = Transaction(db)
         db.execute("SAVEPOINT job")
         try:
@@ -287,9 +370,9 @@ class Engine:
             db.execute("ROLLBACK TO job")
             db.execute("RELEASE job")
             job.error = self._meaning(error)
-            return set()
+            return None
         db.execute("RELEASE job")
-        return transaction.pokes
+        return transaction
 
     def _meaning(self, error: Exception) -> Exception:
         return translated(error, self.settings) if isinstance(error, sqlite3.Error | Damaged) else error
@@ -311,10 +394,41 @@ class Engine:
         """Show that this run is alive: from its own loop, so that one that is stuck does not."""
         while True:
             try:
-                await trio.to_thread.run_sync(self.peers.renew, limiter=self._signing, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(self._sign, limiter=self._signing, abandon_on_cancel=True)
+                self._signed_at = trio.current_time()
             except OSError as error:
                 raise TransportError(f"{self.peers!r} is gone: did somebody delete it? ({error})") from error
-            await trio.sleep(_PULSE)
+            self._paced = trio.Event()
+            with trio.move_on_after(self._pace):
+                await self._paced.wait()
+
+    def sign_within(self, session: float) -> None:
+        """Somebody counts for how long we are silent: give signs of life often enough for that."""
+        if session / 3 < self._pace:
+            self._pace = session / 3
+            self._paced.set()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether we could not give signs of life ourselves, as where the disk stands still: then others cannot, either."""
+        return trio.current_time() - self._signed_at > 2 * self._pace
+
+    def _sign(self) -> None:
+        with self._sign_lock:
+            self._check_file()
+            self.peers.renew()
+
+    async def signs_of(self, peers: Mapping[int, str]) -> dict[int, int | None]:
+        """The newest signs of life of others. Not in the threads that the program's own code may have taken all of."""
+
+        def look() -> dict[int, int | None]:
+            return {member: self.peers.sign_of(peer) for member, peer in peers.items()}
+
+        return await trio.to_thread.run_sync(look, limiter=self._watching, abandon_on_cancel=True)
+
+    async def clear_dead(self) -> None:
+        """Remove what dead processes have left."""
+        await trio.to_thread.run_sync(self.peers.clear_dead, limiter=self._watching)
 
     async def _look(self) -> None:
         """Look whether anything was written: seldom, for the case that a poke was lost; often, where there are none."""

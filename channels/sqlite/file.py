@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ _APPLICATION: Final = 0x46414D55  # "FAMU", in the file's header
 _PAGES_PER_CHECKPOINT: Final = 4000  # 16 MB: fewer, and the disk is synchronised too often under load
 _JOURNAL_BYTES: Final = 64 * 1024 * 1024  # what the write-ahead log keeps of the disk after a peak
 _PAGE: Final = 4096
+_RETRY: Final = 0.02  # seconds before a file that is just being made is tried again
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -103,17 +105,16 @@ def open_writing(settings: SqliteSettings) -> sqlite3.Connection:
     path = settings.path
     _check_place(path)
     check_filesystem(path.parent)
+    until = time.monotonic() + settings.busy_timeout
     try:
-        db = _connect(settings)
-        try:
-            _check_owner(db, path)
-            _prepare(db, settings)
-            _migrate(db, path)
-            db.execute("BEGIN IMMEDIATE")  # can it be written?
-            db.execute("ROLLBACK")
-        except BaseException:
-            db.close()
-            raise
+        while True:
+            try:
+                return _opened(settings)
+            except sqlite3.Error as error:
+                # To make the write-ahead log SQLite does not wait: others may be making it in the same moment.
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(_RETRY)
     except sqlite3.Error as error:
         if _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
             raise ImproperlyConfigured(
@@ -125,6 +126,21 @@ def open_writing(settings: SqliteSettings) -> sqlite3.Connection:
                 f"{path} is no database ({error}): name another file with broker='sqlite:///PATH'"
             ) from error
         raise translated(error, settings) from error
+
+
+def _opened(settings: SqliteSettings) -> sqlite3.Connection:
+    db = _connect(settings)
+    try:
+        db.execute("BEGIN")  # one look at all, while another process may be making it
+        _check_owner(db, settings.path)
+        db.execute("COMMIT")
+        _prepare(db, settings)
+        _migrate(db, settings.path)
+        db.execute("BEGIN IMMEDIATE")  # can it be written?
+        db.execute("ROLLBACK")
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
@@ -246,7 +262,7 @@ def translated(error: Exception, settings: SqliteSettings) -> TransportError:
     if isinstance(error, Damaged):
         return TransportError(f"{path} is damaged: {error}")
     code = _code(error) if isinstance(error, sqlite3.Error) else 0
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         return BrokerUnavailable(
             f"{path}: another process has held its write lock for more than busy_timeout={settings.busy_timeout:g} s; is it "
             "open in a tool, in the middle of a transaction?"

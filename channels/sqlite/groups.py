@@ -303,12 +303,14 @@ def check_ownership(
         raise CommitRefused(f"{who}: does not own {', '.join(foreign)} in generation {generation}")
 
 
-def commit(db: sqlite3.Connection, group: str, offsets: Mapping[TP, int]) -> None:
-    """Store what a group has committed. Of a topic that was deleted meanwhile nothing is kept."""
+def commit(db: sqlite3.Connection, group: str, offsets: Mapping[int, int]) -> None:
+    """Store what a group has committed, by the ids of the partitions that were read.
+
+    Of a topic that was deleted meanwhile nothing is kept: there may be another of its name, whose offsets are others.
+    """
     db.executemany(
-        "INSERT OR REPLACE INTO committed (consumer_group, partition, next) SELECT ?, p.id, ? FROM topics t "
-        "JOIN partitions p ON p.topic = t.id WHERE t.name = ? AND p.number = ?",
-        [(group, offset, *tp) for tp, offset in offsets.items()],
+        "INSERT OR REPLACE INTO committed (consumer_group, partition, next) SELECT ?, id, ? FROM partitions WHERE id = ?",
+        [(group, offset, id_) for id_, offset in offsets.items()],
     )
 
 

@@ -99,6 +99,10 @@ class Owned:
                 batches.append(Batch(tp, self.assignment.generation, got.messages, got.position, got.next))
         return batches
 
+    def by_id(self, offsets: Mapping[TP, int]) -> dict[int, int]:
+        """Offsets of owned partitions, by the ids of these."""
+        return {self._ids[tp]: offset for tp, offset in offsets.items()}
+
     def position(self, tp: TP) -> int:
         """See `Consumer.position`."""
         return self._positions[tp]

@@ -121,14 +121,18 @@ class SqliteReader(Reader):
                 return batches
 
     async def _follow(self, gone: list[TP]) -> None:
-        """Go on in the log that has a partition's name now.
+        """Go on in the log that has a partition's name now, from its beginning.
 
         Raises:
             UnknownTopic: there is none.
         """
         for tp, (id_, first, end) in (await self._engine.read(partial(_ends, partitions=gone))).items():
-            self._ids[tp] = id_
+            position = self._positions[tp]
+            self._ids[tp], self._positions[tp] = id_, first
             self._ends[tp] = first, end
+            self._read_at.pop(tp, None)
+            if position != first:
+                self._tell_of_reset(OffsetReset(tp, position, first))
 
     def _accept(self, wanted: list[Wanted], found: Mapping[TP, Read | None], heard: int) -> tuple[bool, list[Batch]]:
         """Whether any position has moved, and what there is to read. Positions move here and in `seek`."""

@@ -53,7 +53,7 @@ class SqliteTransport(Transport):
     def __init__(self, url: str = "sqlite://", options: TransportOptions | None = None) -> None:
         self.options = options or TransportOptions()
         self.settings = parse_url(url, self.options.datadir)
-        self._engine = Engine(self.settings)
+        self._engine = Engine(self.settings, self.options.shutdown_timeout)
         self._writes = Writes(self._engine)
         self._housekeeping = Housekeeping(self._engine)
         self._consumers: dict[str, SqliteConsumer] = {}
@@ -136,12 +136,15 @@ class SqliteTransport(Transport):
     ) -> Mapping[TP, ProduceResult]:
         await trio.lowlevel.checkpoint()
         consumer = self._consumers.get(group)
+        by_id: dict[int, int] = {}
         if offsets:
             if consumer is None:
                 raise CommitRefused(f"this transport has no consumer in group {group!r}, so it owns nothing")
-            consumer.check_ownership(offsets)
+            by_id = consumer.check_ownership(offsets)
         member = -1 if consumer is None else consumer.member
-        return await self._writes.transact(batches, offsets, group=group, member=member, generation=generation)
+        return await self._writes.transact(
+            batches, offsets, by_id=by_id, group=group, member=member, generation=generation
+        )
 
     # -- administration ------------------------------------------------------------------------------------
 

@@ -52,10 +52,9 @@ class Watch:
         if not now.peers:
             return
         peers = {member: peer for member, peer, _ in now.peers}
-        signs = await trio.to_thread.run_sync(
-            lambda: {member: self._engine.peers.sign_of(peer) for member, peer in peers.items()}, abandon_on_cancel=True
-        )
-        silent = self._silence.heard(signs, trio.current_time())
+        signs = await self._engine.signs_of(peers)
+        stuck = self._engine.is_silent
+        silent = dict.fromkeys(signs, 0.0) if stuck else self._silence.heard(signs, trio.current_time())
         for member, peer, session in now.peers:
             if signs[member] is None:
                 await self._throw_out(member, peer, signs[member], "its process has ended")

@@ -25,11 +25,12 @@ class _Write:
 
     Attributes:
         earlier: a write of the same records that got no answer; `start`: where they begin in it.
-        place, base, mark: where it was written, if its transaction was committed.
+        rest: what of the records no earlier one has written.
+        place, base, transaction: where the rest was written, if that transaction was committed.
         outcome: once it was tried.
     """
 
-    __slots__ = ("base", "earlier", "mark", "now", "outcome", "place", "records", "rest", "rows", "start", "tp")
+    __slots__ = ("base", "earlier", "now", "outcome", "place", "records", "rest", "rows", "start", "tp", "transaction")
 
     def __init__(self, tp: TP, records: Sequence[ProducerRecord], earlier: _Write | None) -> None:
         self.tp = tp
@@ -41,7 +42,7 @@ class _Write:
         self.now = 0.0
         self.place: Place | None = None
         self.base: int | None = None
-        self.mark = 0
+        self.transaction: Transaction | None = None
         self.outcome: ProduceResult | Exception | None = None
 
     def index(self, records: Sequence[ProducerRecord]) -> int | None:
@@ -54,8 +55,28 @@ class _Write:
         return start
 
     def is_in(self, db: sqlite3.Connection) -> bool:
-        """Whether the transaction that wrote it was committed."""
-        return self.place is not None and self.base is not None and was_appended(db, self.place, self.base, self.mark)
+        """Whether the transaction that wrote it was committed. What is known needs no look: its rows may be gone by now."""
+        if self.place is None or self.base is None or self.transaction is None:
+            return False
+        return self.transaction.committed or was_appended(db, self.place, self.base, self.transaction.mark)
+
+    def written_before(self, db: sqlite3.Connection) -> tuple[int, _Write] | None:
+        """How many of the records earlier writes have brought into the log, and which of them the last."""
+        behind, one = self, self.earlier
+        start = 0  # where our records begin in those of `one`
+        while one is not None:
+            start += behind.start or 0
+            if start >= len(one.records):
+                return None
+            if one.is_in(db):
+                return len(one.records) - start, one
+            behind, one = one, one.earlier
+        return None
+
+    @property
+    def first(self) -> int:
+        """The offset of the first record. Where others wrote between two parts, only those of the second are right."""
+        return (self.base or 0) - len(self.records) + len(self.rest)
 
 
 class Writes:
@@ -77,6 +98,8 @@ class Writes:
             await self._engine.write(lambda tx: self._append(tx, writes), prepare=self._encoder(writes), within=within)
         except TransportError as error:
             if not error.in_doubt:
+                for write in writes:
+                    write.outcome = error  # what it says otherwise was not committed
                 self._answered(writes)
             return {write.tp: error for write in writes}
         self._answered(writes)
@@ -107,12 +130,14 @@ class Writes:
         if place is None:
             place = self._places[write.tp] = place_of(db, write.tp)
         write.place = place
-        earlier, start = write.earlier, write.start
-        if earlier is not None and start is not None and earlier.is_in(db):
-            write.rest = write.records[len(earlier.records) - start :]
+        before = write.written_before(db)
+        if before is not None:
+            count, earlier = before
+            write.rest = write.records[count:]
             if not write.rest:
-                write.place, write.base, write.mark = earlier.place, earlier.base, earlier.mark
-                write.outcome = result_of((earlier.base or 0) + start, write.records, place, earlier.now)
+                write.place, write.transaction = earlier.place, earlier.transaction
+                write.base = earlier.first + len(earlier.records) - count + len(write.records)
+                write.outcome = result_of(write.first, write.records, place, earlier.now)
                 return
         write.rows = list(rows_of(write.tp, place, write.rest, write.now))
 
@@ -128,6 +153,7 @@ class Writes:
                 if not tx.db.in_transaction:
                     raise
                 tx.db.execute("ROLLBACK TO batch")
+                write.base = None
                 write.outcome = translated(error, self._engine.settings)
             tx.db.execute("RELEASE batch")
 
@@ -136,27 +162,26 @@ class Writes:
         found = append(tx.db, write.place, write.rows, tx.mark, write.now)
         if found is None:  # the topic was deleted; perhaps there is a new one of that name
             self._places.pop(write.tp, None)
-            place = write.place = self._places[write.tp] = place_of(tx.db, write.tp)
+            place = write.place = place_of(tx.db, write.tp)  # not remembered: this transaction may yet be undone
             write.rows = list(rows_of(write.tp, place, write.rest, write.now))
             found = append(tx.db, place, write.rows, tx.mark, write.now)
             if found is None:
                 raise UnknownTopic(f"the broker has no partition {write.tp}")
-        write.base, write.mark = found, tx.mark
+        write.base, write.transaction = found, tx
         tx.pokes.add(NEWS)
-        # Where others wrote between two parts, only the offsets of the second are right.
-        base = found - len(write.records) + len(write.rest)
-        write.outcome = result_of(base, write.records, write.place, write.now)
+        write.outcome = result_of(write.first, write.records, write.place, write.now)
 
     async def transact(
         self,
         batches: Batches,
         offsets: Mapping[TP, int],
         *,
+        by_id: Mapping[int, int],
         group: str,
         member: int,
         generation: int,
     ) -> dict[TP, ProduceResult]:
-        """See `Transport.transact`; all is one transaction of SQLite's."""
+        """See `Transport.transact`; all is one transaction of SQLite's. `by_id`: the offsets by the partitions' ids."""
         writes = [_Write(tp, records, None) for tp, records in batches.items() if records]
         encode = self._encoder(writes)
 
@@ -168,7 +193,7 @@ class Writes:
                 if isinstance(write.outcome, Exception):
                     raise ProduceError(str(write.outcome)) from write.outcome
             if offsets:
-                commit(tx.db, group, offsets)
+                commit(tx.db, group, by_id)
 
         within = self._engine.settings.produce_timeout
         await self._engine.write(do, prepare=encode, within=within)
