@@ -13,7 +13,7 @@ from ..channels.errors import BrokerUnavailable
 from .bridge import Bridge
 from .diagnosis import diagnose, keep_passwords_from_log
 from .errors import CALL_FAILURES, translated
-from .inside import close_what_is_replaced, create_no_topics
+from .inside import close_what_is_dropped, close_what_is_replaced, create_no_topics
 from .settings import KafkaSettings
 
 __all__ = ["start_client"]
@@ -46,6 +46,7 @@ async def start_client(
 
     async def start() -> C:
         client = make()
+        close_what_is_dropped(client)
         close_what_is_replaced(client)
         create_no_topics(client)
         try:

@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import suppress
+from functools import partial
 from re import Pattern
+from types import coroutine
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -41,7 +43,7 @@ from .bridge import Bridge
 from .errors import GONE, by_code, translated
 from .reading import ReadingInside
 
-__all__ = ["Attempt", "ConsumerInside", "close_what_is_replaced", "create_no_topics"]
+__all__ = ["Attempt", "ConsumerInside", "close_what_is_dropped", "close_what_is_replaced", "create_no_topics"]
 
 log = logging.getLogger("famulus.kafka")
 
@@ -62,6 +64,37 @@ def close_what_is_replaced(client: Any) -> None:
         return await get_connection(node, group=group, **more)
 
     inside._get_conn = close_and_get
+
+
+def close_what_is_dropped(client: Any) -> None:
+    """Have a client of any kind close its first connection when it is cancelled while it waits for the answer to its first request.
+
+    Nobody but the coroutine that waits knows that connection.
+    """
+    inside: Any = getattr(client, "_client", None) or client.client
+    begin = inside.bootstrap
+
+    @coroutine
+    def begin_or_close() -> Generator[Any, Any, None]:
+        waiting = begin()
+        step = partial(waiting.send, None)
+        connection: Any = None
+        try:
+            while True:
+                try:
+                    awaited = step()
+                except StopIteration:
+                    return
+                try:
+                    step = partial(waiting.send, (yield awaited))
+                except BaseException as error:  # the cancellation; other errors are raised inside
+                    connection = waiting.cr_frame.f_locals.get("bootstrap_conn")
+                    step = partial(waiting.throw, error)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    inside.bootstrap = begin_or_close
 
 
 def create_no_topics(client: Any) -> None:

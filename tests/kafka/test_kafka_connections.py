@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import warnings
 from typing import Any
 
 import pytest
+import trio
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import BrokerMetadata
@@ -54,3 +59,36 @@ async def test_one_that_was_closed_is_closed_here_too_before_another_takes_its_p
             await bridge.call(use, client)
         finally:
             await bridge.call(client.close)
+
+
+async def test_one_whose_first_answer_is_not_waited_for_any_more_is_closed(
+    kafka_broker: RunningKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = parse_url(kafka_broker.url)
+    asked = trio.Event()
+    send: Any = AIOKafkaConnection.send
+    transports: list[asyncio.Transport] = []
+
+    async def silent(connection: Any, request: Any, *more: Any) -> Any:
+        if isinstance(request, MetadataRequest):
+            transports.append(connection._writer.transport)
+            asked.set()
+            await asyncio.get_running_loop().create_future()
+        return await send(connection, request, *more)
+
+    def make() -> AIOKafkaProducer:
+        return AIOKafkaProducer(**settings.client_options())
+
+    async def start(bridge: Bridge) -> None:
+        await start_client(bridge, make, AIOKafkaProducer.stop, settings=settings, doing="connecting")
+
+    monkeypatch.setattr(AIOKafkaConnection, "send", silent)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        async with Bridge().open() as bridge, trio.open_nursery() as nursery:
+            nursery.start_soon(start, bridge)
+            await asked.wait()
+            nursery.cancel_scope.cancel()
+        gc.collect()
+    assert [str(warning.message) for warning in told if warning.category is ResourceWarning] == []
+    assert [transport.is_closing() for transport in transports] == [True]
