@@ -11,9 +11,9 @@ from aiokafka.errors import KafkaConnectionError
 
 from ..channels.errors import BrokerUnavailable
 from .bridge import Bridge
+from .corrections import close_what_is_dropped, close_what_is_replaced, create_no_topics
 from .diagnosis import diagnose, keep_passwords_from_log
 from .errors import CALL_FAILURES, translated
-from .inside import close_what_is_dropped, close_what_is_replaced, create_no_topics
 from .settings import KafkaSettings
 
 __all__ = ["start_client"]

@@ -1,5 +1,5 @@
 """What we use of the inside of aiokafka's group membership. What all that read use of it stands in `reading.py`, the
-records in `records.py`: everything private is in these three, each piece with its reason.
+records in `records.py`, what is put right in clients of any kind in `corrections.py`: each private piece has its reason there.
 
 Written for aiokafka 0.14; `tests/kafka` fails where a release changes one of these. Why at all:
 
@@ -10,31 +10,22 @@ Written for aiokafka 0.14; `tests/kafka` fails where a release changes one of th
 - Patterns: a subscription by pattern that matches what was subscribed to before is no new one to the client, so nothing
   tells when it stands. We say at once which topics match.
 - Static membership: a member that the broker no longer knows joins anew, and so evicts the one that replaced it.
-- Connections: one that the broker has closed is replaced without being closed here, where somebody asks for it in the
-  moment before the client has noticed. Its socket was left to the garbage collector, its requests to their timeout.
-- Metadata: each look at a topic asks the broker to make it, where brokers do that by themselves, which is their default.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
-from functools import partial
 from re import Pattern
-from types import coroutine
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka import errors as kafka_errors
-from aiokafka.client import ConnectionGroup
-from aiokafka.conn import CloseReason
 from aiokafka.consumer.subscription_state import SubscriptionType
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.group import LeaveGroupRequest
-from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from ..channels.errors import BrokerUnavailable, CommitRefused
@@ -43,101 +34,13 @@ from .bridge import Bridge
 from .errors import GONE, by_code, translated
 from .reading import ReadingInside
 
-__all__ = ["Attempt", "ConsumerInside", "close_what_is_dropped", "close_what_is_replaced", "create_no_topics"]
+__all__ = ["Attempt", "ConsumerInside"]
 
 log = logging.getLogger("famulus.kafka")
 
 _COORDINATOR_WAIT = 2.0  # seconds that a commit waits for the group's coordinator to be found
 _COORDINATOR_GONE = (kafka_errors.GroupCoordinatorNotAvailableError, kafka_errors.NotCoordinatorForGroupError)
 _COORDINATOR_MOVES = (*_COORDINATOR_GONE, kafka_errors.GroupLoadInProgressError)
-
-
-def close_what_is_replaced(client: Any) -> None:
-    """Have a client of any kind close each connection that has ended before it makes another in its place."""
-    inside: Any = getattr(client, "_client", None) or client.client
-    get_connection = inside._get_conn
-
-    async def close_and_get(node: int, *, group: Any = ConnectionGroup.DEFAULT, **more: Any) -> Any:
-        connection = inside._conns.get((node, group))
-        if connection is not None and not connection.connected():
-            connection.close(reason=CloseReason.CONNECTION_BROKEN)
-        return await get_connection(node, group=group, **more)
-
-    inside._get_conn = close_and_get
-
-
-def close_what_is_dropped(client: Any) -> None:
-    """Have a client of any kind close its first connection when it is cancelled while it waits for the answer to its first request.
-
-    Nobody but the coroutine that waits knows that connection.
-    """
-    inside: Any = getattr(client, "_client", None) or client.client
-    begin = inside.bootstrap
-
-    @coroutine
-    def begin_or_close() -> Generator[Any, Any, None]:
-        waiting = begin()
-        step = partial(waiting.send, None)
-        connection: Any = None
-        try:
-            while True:
-                try:
-                    awaited = step()
-                except StopIteration:
-                    return
-                try:
-                    step = partial(waiting.send, (yield awaited))
-                except BaseException as error:  # the cancellation; other errors are raised inside
-                    connection = waiting.cr_frame.f_locals.get("bootstrap_conn")
-                    step = partial(waiting.throw, error)
-        finally:
-            if connection is not None:
-                connection.close()
-
-    inside.bootstrap = begin_or_close
-
-
-def create_no_topics(client: Any) -> None:
-    """Have a client of any kind look at its topics without making them, which brokers do for those who do not forbid it.
-
-    A topic that it had written to, and that was deleted, would come back with the next look, as long as the client lives. It
-    is not looked at any more instead, until it is used again.
-    """
-    inside: Any = getattr(client, "_client", None) or client.client
-    unsent: Any = getattr(getattr(client, "_message_accumulator", None), "_batches", ())
-
-    async def update(cluster: Any, topics: set[str]) -> bool:
-        request = MetadataRequest(list(topics) if topics else None, allow_auto_topic_creation=False)
-        nodes: list[Any] = [broker.nodeId for broker in cluster.brokers()]
-        bootstrap = ("bootstrap", ConnectionGroup.DEFAULT)
-        if bootstrap in inside._conns:
-            nodes.append("bootstrap")
-        random.shuffle(nodes)
-        for node in nodes:
-            connection = await inside._get_conn(node)
-            if connection is None:
-                continue
-            try:
-                metadata = await connection.send(request)
-            except (kafka_errors.KafkaError, TimeoutError) as error:
-                log.debug("no metadata from node %s: %r", node, error)
-                continue
-            if not metadata.brokers:
-                return False
-            for topic in metadata.to_object()["topics"]:
-                name = topic["topic"]
-                unknown = by_code(topic["error_code"]) is kafka_errors.UnknownTopicOrPartitionError
-                if unknown and cluster.partitions_for_topic(name) and not any(tp.topic == name for tp in unsent):
-                    topics.discard(name)
-            cluster.update_metadata(metadata)
-            if bootstrap in inside._conns and cluster.brokers():
-                inside._conns.pop(bootstrap).close()
-            return True
-        log.debug("no broker tells of its topics: %s", nodes)
-        cluster.failed_update(None)
-        return False
-
-    inside._metadata_update = update
 
 
 class Attempt:
