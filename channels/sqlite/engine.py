@@ -48,14 +48,14 @@ class Transaction:
     Attributes:
         db: the connection, in a transaction.
         mark: the number of the transaction, by which what it appended can be found again.
-        committed: whether it is known to be in the file.
+        committed: whether it is in the file; None while nobody knows.
         pokes: what this process and the others are told once it is done.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self.mark = secrets.randbits(62)
-        self.committed = False
+        self.committed: bool | None = None
         self.pokes: set[bytes] = set()
 
 
@@ -306,7 +306,11 @@ class Engine:
         try:
             self._check_file()
             db.execute("BEGIN IMMEDIATE")
-            done = [tx for job in ready if (tx := self._do(db, job)) is not None]
+            for job in ready:
+                transaction = Transaction(db)
+                done.append(transaction)
+                if not self._do(job, transaction):
+                    done.remove(transaction)
             begun_commit = True
             db.execute("COMMIT")
             for tx in done:
@@ -318,6 +322,9 @@ class Engine:
                 if meant is not error:
                     meant.__cause__ = error
                 job.error = meant
+            if not begun_commit:
+                for tx in done:
+                    tx.committed = False
             done = []
         finally:
             if db.in_transaction:
@@ -358,9 +365,9 @@ class Engine:
             return False
         return True
 
-    def _do(self, db: sqlite3.Connection, job: _Job) -> Transaction | None:
-        """Do one of several in a savepoint; None if it failed. Raises what has ended the whole transaction."""
-        transaction = Transaction(db)
+    def _do(self, job: _Job, transaction: Transaction) -> bool:
+        """Do one of several in a savepoint; False if it failed. Raises what has ended the whole transaction."""
+        db = transaction.db
         db.execute("SAVEPOINT job")
         try:
             job.result = job.do(transaction)
@@ -370,9 +377,10 @@ class Engine:
             db.execute("ROLLBACK TO job")
             db.execute("RELEASE job")
             job.error = self._meaning(error)
-            return None
+            transaction.committed = False
+            return False
         db.execute("RELEASE job")
-        return transaction
+        return True
 
     def _meaning(self, error: Exception) -> Exception:
         return translated(error, self.settings) if isinstance(error, sqlite3.Error | Damaged) else error

@@ -34,6 +34,7 @@ __all__ = [
     "leave",
     "let_go",
     "resubscribe",
+    "stands_at",
     "starts",
     "throw_out",
     "throw_out_late",
@@ -312,6 +313,12 @@ def commit(db: sqlite3.Connection, group: str, offsets: Mapping[int, int]) -> No
         "INSERT OR REPLACE INTO committed (consumer_group, partition, next) SELECT ?, id, ? FROM partitions WHERE id = ?",
         [(group, offset, id_) for id_, offset in offsets.items()],
     )
+
+
+def stands_at(db: sqlite3.Connection, group: str, offsets: Mapping[int, int]) -> bool:
+    """Whether this is what a group has committed, by the ids of the partitions."""
+    asked = "SELECT 1 FROM committed WHERE consumer_group = ? AND partition = ? AND next = ?"
+    return all(db.execute(asked, (group, id_, offset)).fetchone() for id_, offset in offsets.items())
 
 
 def committed(db: sqlite3.Connection, group: str, partitions: Iterable[TP]) -> dict[TP, int | None]:

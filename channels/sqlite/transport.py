@@ -32,6 +32,7 @@ from .engine import Engine, Transaction
 from .groups import committed, topics_changed
 from .peers import CHANGE
 from .reader import SqliteReader
+from .transactions import Owner, Transactions
 from .url import parse_url
 from .writes import Writes
 
@@ -55,6 +56,7 @@ class SqliteTransport(Transport):
         self.settings = parse_url(url, self.options.datadir)
         self._engine = Engine(self.settings, self.options.shutdown_timeout)
         self._writes = Writes(self._engine)
+        self._transactions = Transactions(self._engine, self._writes)
         self._housekeeping = Housekeeping(self._engine)
         self._consumers: dict[str, SqliteConsumer] = {}
 
@@ -135,16 +137,16 @@ class SqliteTransport(Transport):
         generation: int,
     ) -> Mapping[TP, ProduceResult]:
         await trio.lowlevel.checkpoint()
-        consumer = self._consumers.get(group)
-        by_id: dict[int, int] = {}
-        if offsets:
+
+        def owner() -> Owner:
+            consumer = self._consumers.get(group)
+            if not offsets:
+                return Owner()
             if consumer is None:
                 raise CommitRefused(f"this transport has no consumer in group {group!r}, so it owns nothing")
-            by_id = consumer.check_ownership(offsets)
-        member = -1 if consumer is None else consumer.member
-        return await self._writes.transact(
-            batches, offsets, by_id=by_id, group=group, member=member, generation=generation
-        )
+            return Owner(consumer.member, consumer.check_ownership(offsets))
+
+        return await self._transactions.transact(batches, offsets, group=group, generation=generation, owner=owner)
 
     # -- administration ------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The writing side of a transport: batches, each written once however often it is repeated, and transactions."""
+"""The writing side of a transport: batches, each written once however often it is repeated."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from ..message import TP, ProducerRecord
 from ..transport import ProduceResult
 from .engine import Engine, Transaction
 from .file import translated
-from .groups import check_ownership, commit
 from .log import Place, Row, append, place_of, result_of, rows_of, was_appended
 from .peers import NEWS
 
-__all__ = ["Writes"]
+__all__ = ["Batches", "Write", "Writes"]
 
 Batches = Mapping[TP, Sequence[ProducerRecord]]
 
 
-class _Write:
+class Write:
     """One batch on its way to one partition.
 
     Attributes:
@@ -32,7 +31,7 @@ class _Write:
 
     __slots__ = ("base", "earlier", "now", "outcome", "place", "records", "rest", "rows", "start", "tp", "transaction")
 
-    def __init__(self, tp: TP, records: Sequence[ProducerRecord], earlier: _Write | None) -> None:
+    def __init__(self, tp: TP, records: Sequence[ProducerRecord], earlier: Write | None) -> None:
         self.tp = tp
         self.records = tuple(records)
         self.start = None if earlier is None else earlier.index(self.records)
@@ -58,9 +57,11 @@ class _Write:
         """Whether the transaction that wrote it was committed. What is known needs no look: its rows may be gone by now."""
         if self.place is None or self.base is None or self.transaction is None:
             return False
-        return self.transaction.committed or was_appended(db, self.place, self.base, self.transaction.mark)
+        if self.transaction.committed is not None:
+            return self.transaction.committed
+        return was_appended(db, self.place, self.base, self.transaction.mark)
 
-    def written_before(self, db: sqlite3.Connection) -> tuple[int, _Write] | None:
+    def written_before(self, db: sqlite3.Connection) -> tuple[int, Write] | None:
         """How many of the records earlier writes have brought into the log, and which of them the last."""
         behind, one = self, self.earlier
         start = 0  # where our records begin in those of `one`
@@ -85,17 +86,17 @@ class Writes:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._places: dict[TP, Place] = {}  # touched in the writing thread alone
-        self._unanswered: dict[TP, _Write] = {}
+        self._unanswered: dict[TP, Write] = {}
 
     async def produce(self, batches: Batches) -> dict[TP, ProduceResult | Exception]:
         """See `Transport.produce`."""
-        writes = [_Write(tp, records, self._unanswered.get(tp)) for tp, records in batches.items() if records]
+        writes = [Write(tp, records, self._unanswered.get(tp)) for tp, records in batches.items() if records]
         if not writes:
             return {}
         self._unanswered.update((write.tp, write) for write in writes)
         within = self._engine.settings.produce_timeout
         try:
-            await self._engine.write(lambda tx: self._append(tx, writes), prepare=self._encoder(writes), within=within)
+            await self._engine.write(lambda tx: self.append(tx, writes), prepare=self.encoder(writes), within=within)
         except TransportError as error:
             if not error.in_doubt:
                 for write in writes:
@@ -105,7 +106,7 @@ class Writes:
         self._answered(writes)
         return {write.tp: write.outcome or ProduceError(f"{write.tp}: not written") for write in writes}
 
-    def _answered(self, writes: Sequence[_Write]) -> None:
+    def _answered(self, writes: Sequence[Write]) -> None:
         """What came to the log is known; what was to be found out about an earlier one, and was not, stays to be."""
         for write in writes:
             if write.earlier is not None and not isinstance(write.outcome, ProduceResult):
@@ -113,7 +114,9 @@ class Writes:
             else:
                 del self._unanswered[write.tp]
 
-    def _encoder(self, writes: Sequence[_Write]) -> Callable[[sqlite3.Connection], None]:
+    def encoder(self, writes: Sequence[Write]) -> Callable[[sqlite3.Connection], None]:
+        """What makes rows of these, before the transaction; who cannot be written has that for an outcome."""
+
         def encode(db: sqlite3.Connection) -> None:
             now = time.time()
             for write in writes:
@@ -125,7 +128,7 @@ class Writes:
 
         return encode
 
-    def _encode(self, db: sqlite3.Connection, write: _Write) -> None:
+    def _encode(self, db: sqlite3.Connection, write: Write) -> None:
         place = self._places.get(write.tp)
         if place is None:
             place = self._places[write.tp] = place_of(db, write.tp)
@@ -141,7 +144,7 @@ class Writes:
                 return
         write.rows = list(rows_of(write.tp, place, write.rest, write.now))
 
-    def _append(self, tx: Transaction, writes: Sequence[_Write]) -> None:
+    def append(self, tx: Transaction, writes: Sequence[Write]) -> None:
         """Append batches; one that cannot be written leaves the others alone."""
         for write in writes:
             if write.outcome is not None:
@@ -157,7 +160,7 @@ class Writes:
                 write.outcome = translated(error, self._engine.settings)
             tx.db.execute("RELEASE batch")
 
-    def _append_one(self, tx: Transaction, write: _Write) -> None:
+    def _append_one(self, tx: Transaction, write: Write) -> None:
         assert write.place is not None, "set when it was encoded"
         found = append(tx.db, write.place, write.rows, tx.mark, write.now)
         if found is None:  # the topic was deleted; perhaps there is a new one of that name
@@ -170,31 +173,3 @@ class Writes:
         write.base, write.transaction = found, tx
         tx.pokes.add(NEWS)
         write.outcome = result_of(write.first, write.records, write.place, write.now)
-
-    async def transact(
-        self,
-        batches: Batches,
-        offsets: Mapping[TP, int],
-        *,
-        by_id: Mapping[int, int],
-        group: str,
-        member: int,
-        generation: int,
-    ) -> dict[TP, ProduceResult]:
-        """See `Transport.transact`; all is one transaction of SQLite's. `by_id`: the offsets by the partitions' ids."""
-        writes = [_Write(tp, records, None) for tp, records in batches.items() if records]
-        encode = self._encoder(writes)
-
-        def do(tx: Transaction) -> None:
-            if offsets:
-                check_ownership(tx.db, group, member, offsets, generation)
-            self._append(tx, writes)
-            for write in writes:
-                if isinstance(write.outcome, Exception):
-                    raise ProduceError(str(write.outcome)) from write.outcome
-            if offsets:
-                commit(tx.db, group, by_id)
-
-        within = self._engine.settings.produce_timeout
-        await self._engine.write(do, prepare=encode, within=within)
-        return {write.tp: write.outcome for write in writes if isinstance(write.outcome, ProduceResult)}

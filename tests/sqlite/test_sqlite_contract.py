@@ -20,7 +20,8 @@ from famulus.channels.sqlite.engine import Engine, Transaction
 from famulus.channels.sqlite.groups import ask_rebalance, throw_out
 from famulus.channels.sqlite.log import place_of
 from famulus.channels.sqlite.peers import CHANGE, NEWS, Peers
-from famulus.channels.sqlite.writes import Writes, _Write
+from famulus.channels.sqlite.transactions import Transactions
+from famulus.channels.sqlite.writes import Write, Writes
 from famulus.channels.transport import ProduceResult, TransportOptions
 from famulus.testing.contract import BrokerFaults, BrokerHarness, TransportContract
 
@@ -32,7 +33,7 @@ class FaultyWrites(Writes):
 
     faults: SqliteFaults
 
-    def _append_one(self, tx: Transaction, write: _Write) -> None:
+    def _append_one(self, tx: Transaction, write: Write) -> None:
         super()._append_one(tx, write)
         if self.faults.failing.get(write.tp, 0) > 0:
             self.faults.failing[write.tp] -= 1
@@ -157,6 +158,7 @@ class SqliteHarness(BrokerHarness):
         engine.faults = self.sqlite_faults
         transport._housekeeping = Housekeeping(engine)
         transport._writes = writes = FaultyWrites(engine)
+        transport._transactions = Transactions(engine, writes)
         writes.faults = self.sqlite_faults
         return transport
 
