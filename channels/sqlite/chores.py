@@ -19,8 +19,9 @@ import trio
 
 from ..errors import BrokerUnavailable, TransportError
 from .compaction import compact
-from .engine import Engine, Transaction
+from .engine import Engine
 from .groups import leave
+from .jobs import Transaction
 from .peers import CHANGE
 
 __all__ = ["RETENTION_MS", "Housekeeping", "retain", "sweep", "table_of_logs"]
@@ -98,7 +99,7 @@ class Housekeeping:
         while await self._engine.write(lambda tx: _give_back(tx.db)):
             pass
         await self._engine.write(self._forget_the_dead)
-        await self._engine.clear_dead()
+        await self._engine.signs.clear_dead()
 
     async def _keep(self, one: Log) -> None:
         if "delete" in one.policies:

@@ -14,7 +14,8 @@ from hashlib import blake2b
 from typing import Final
 
 from .codec import Entry, entries, keep
-from .engine import Engine, Transaction
+from .engine import Engine
+from .jobs import Transaction
 
 __all__ = ["compact", "drop", "newest_offsets"]
 

@@ -16,8 +16,9 @@ from ..errors import BrokerUnavailable, CommitRefused, MemberReplaced, Transport
 from ..message import TP
 from ..transport import Assignment, Batch, Consumer, ConsumerOptions, RebalanceListener
 from . import groups
-from .engine import Engine, Transaction
+from .engine import Engine
 from .groups import Subscription, View
+from .jobs import Transaction
 from .log import Read, Wanted, partition_count, read
 from .owned import Owned
 from .peers import CHANGE
@@ -75,7 +76,7 @@ class SqliteConsumer(Consumer):
         self._leaving = False
         self._task: trio.lowlevel.Task | None = None
         self._pace = min(_PACE, options.session_timeout / 3)
-        engine.sign_within(options.session_timeout)
+        engine.signs.come_within(options.session_timeout)
         self._watch = Watch(engine, options.group, self._pace)
 
     # -- membership: the task of its own -------------------------------------------------------------------

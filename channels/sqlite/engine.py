@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import attrs
 import trio
@@ -24,10 +23,14 @@ import trio
 from ..errors import BrokerUnavailable, TransportError
 from .codec import Damaged
 from .file import open_reading, open_writing, translated
+from .identity import Identity
+from .jobs import Job, Transaction, transact
 from .peers import CHANGE, NEWS, Peers
+from .signs import Signs
 from .url import SqliteSettings
+from .wal import LogBound
 
-__all__ = ["Engine", "Transaction"]
+__all__ = ["Engine"]
 
 T = TypeVar("T")
 log = logging.getLogger("famulus.sqlite")
@@ -35,50 +38,14 @@ log = logging.getLogger("famulus.sqlite")
 _PULSE: Final = 1.0  # seconds between signs of life, and between looks for what a lost poke would have told
 _LOOK: Final = 0.03  # seconds between looks where there are no named pipes
 _MOST_JOBS: Final = 100  # of one transaction
-_LOG_BYTES: Final = (
-    128 * 1024 * 1024
-)  # of the write-ahead log (after a peak it keeps half), before readers are waited for
 _LAST: Final = 0.1  # seconds that closing may take where all of the time was spent on writing
-_PATIENCE_MS: Final = 200  # for them
-
-
-class Transaction:
-    """What a job has at hand, in a thread.
-
-    Attributes:
-        db: the connection, in a transaction.
-        mark: the number of the transaction, by which what it appended can be found again.
-        committed: whether it is in the file; None while nobody knows.
-        pokes: what this process and the others are told once it is done.
-    """
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self.db = db
-        self.mark = secrets.randbits(62)
-        self.committed: bool | None = None
-        self.pokes: set[bytes] = set()
-
-
-class _Job:
-    """Something to write, and how it ended."""
-
-    __slots__ = ("do", "done", "error", "prepare", "result")
-
-    def __init__(
-        self, do: Callable[[Transaction], Any], prepare: Callable[[sqlite3.Connection], object] | None
-    ) -> None:
-        self.do = do
-        self.prepare = prepare
-        self.result: Any = None
-        self.error: Exception | None = None
-        self.done = trio.Event()
 
 
 class Engine:
     """Made closed; `opened` opens it. Its methods may be called by any task of its run.
 
     Attributes:
-        peers: those who share the file.
+        peers: those who share the file; `signs`: of life, ours and theirs.
         on_news, on_change: called when records, or groups and topics, may have changed, wherever that was.
         transactions: how many were made.
     """
@@ -87,28 +54,24 @@ class Engine:
         # The program may change its directory, and others may come by another name of the file: they share one of peers.
         self.settings = attrs.evolve(settings, path=Path(os.path.realpath(settings.path)))
         self.peers = Peers(self.settings.path)
+        self._identity = Identity(self.settings.path)
+        self._log_bound = LogBound(self.settings)
+        self.signs = Signs(self.peers, self._identity, _PULSE)
         self.on_news: dict[Callable[[], None], None] = {}
         self.on_change: dict[Callable[[], None], None] = {}
         self.transactions = 0
         self._shutdown_timeout = shutdown_timeout
-        self._pending: list[_Job] = []
+        self._pending: list[Job] = []
         self._work = trio.Event()
         self._last_writes = trio.CancelScope(shield=True)  # has a deadline once it is told to stop
         self._stopping = False
         self._open = False
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
-        self._signing = trio.CapacityLimiter(1)
-        self._read_lock, self._sign_lock, self._write_lock = threading.Lock(), threading.Lock(), threading.Lock()
-        self._watching = trio.CapacityLimiter(4)
+        self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
-        self._pace = _PULSE
-        self._paced = trio.Event()
-        self._signed_at = -inf
         self._version: int | None = None
-        self._log_bytes = _LOG_BYTES
-        self._identity: tuple[int, int] | None = None
 
     # -- lifetime --------------------------------------------------------------------------------------------
 
@@ -132,7 +95,7 @@ class Engine:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
-                for task in (self._pulse, self._look, self._listen, *more):
+                for task in (self.signs.renew, self._look, self._listen, *more):
                     scopes.append(trio.CancelScope(shield=True))
                     nursery.start_soon(_run_in, scopes[-1], task)
                 try:
@@ -168,7 +131,7 @@ class Engine:
         try:
             self._writer = open_writing(self.settings)
             self._reader = open_reading(self.settings)
-            self._identity = self._identify()
+            self._identity.take()
             self.peers.open()
             self.peers.clear_dead()
         except BaseException as error:
@@ -178,29 +141,13 @@ class Engine:
             raise
 
     def _disconnect(self) -> None:
-        with self._read_lock, self._sign_lock, self._write_lock:
+        with self._read_lock, self.signs.lock, self._write_lock:
             self.peers.close()
             for db in (self._reader, self._writer):
                 if db is not None:
                     with suppress(sqlite3.Error):
                         db.close()
             self._reader = self._writer = None
-
-    def _identify(self) -> tuple[int, int] | None:
-        """What file stands under our path now."""
-        try:
-            found = os.stat(self.settings.path)
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino
-
-    def _check_file(self) -> None:
-        """Raise `TransportError` if the file is not that which was opened: what is written to that one, nobody will find."""
-        if self._identify() != self._identity:
-            raise TransportError(
-                f"{self.settings.path} was removed or replaced while it was in use: start this process again; before a "
-                "broker's file is moved or restored, all that use it must be stopped"
-            )
 
     def check_open(self) -> None:
         """Raise `trio.ClosedResourceError` unless it is open."""
@@ -256,7 +203,7 @@ class Engine:
             TransportError: what `do` raised, SQLite or the lack of time; `in_doubt` where it may have been done.
         """
         self.check_open()
-        job = _Job(do, prepare)
+        job = Job(do, prepare)
         self._pending.append(job)
         self._work.set()
         withdrawn = False
@@ -293,97 +240,17 @@ class Engine:
                     job.done.set()
                 self._tell(pokes)
 
-    def _transact(self, jobs: list[_Job]) -> set[bytes]:
+    def _transact(self, jobs: list[Job]) -> set[bytes]:
         with self._write_lock:
             assert self._writer is not None, "open while the writing task runs"
             return self._transact_on(self._writer, jobs)
 
-    def _transact_on(self, db: sqlite3.Connection, jobs: list[_Job]) -> set[bytes]:
-        """Do these in one transaction. Each failure stays with its job, and one of all with all."""
-        ready = [job for job in jobs if self._prepared(db, job)]
-        done: list[Transaction] = []
-        begun_commit = False
-        try:
-            self._check_file()
-            db.execute("BEGIN IMMEDIATE")
-            for job in ready:
-                transaction = Transaction(db)
-                done.append(transaction)
-                if not self._do(job, transaction):
-                    done.remove(transaction)
-            begun_commit = True
-            db.execute("COMMIT")
-            for tx in done:
-                tx.committed = True
-        except Exception as error:
-            for job in ready:
-                meant = translated(error, self.settings)
-                meant.in_doubt = begun_commit
-                if meant is not error:
-                    meant.__cause__ = error
-                job.error = meant
-            if not begun_commit:
-                for tx in done:
-                    tx.committed = False
-            done = []
-        finally:
-            if db.in_transaction:
-                with suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-        pokes = {kind for tx in done for kind in tx.pokes}
+    def _transact_on(self, db: sqlite3.Connection, jobs: list[Job]) -> set[bytes]:
+        pokes = transact(db, jobs, self.settings, self._identity.check)
         for kind in pokes:
             self.peers.poke(kind)
-        self._restart_log(db)
+        self._log_bound.keep(db)
         return pokes
-
-    def _restart_log(self, db: sqlite3.Connection) -> None:
-        """Let the write-ahead log begin anew where it has become long.
-
-        SQLite does so by itself when nobody reads just then, which under load never happens.
-        """
-        try:
-            size = os.stat(f"{self.settings.path}-wal").st_size
-        except OSError:
-            return
-        if size <= self._log_bytes:
-            return
-        with suppress(sqlite3.Error):
-            db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
-            try:
-                (busy, _, _) = db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-            finally:
-                db.execute(f"PRAGMA busy_timeout = {int(self.settings.busy_timeout * 1000)}")
-            # Who reads for longer than that is not waited for again and again.
-            self._log_bytes = size + _LOG_BYTES // 2 if busy else _LOG_BYTES
-
-    def _prepared(self, db: sqlite3.Connection, job: _Job) -> bool:
-        try:
-            if job.prepare is not None:
-                job.prepare(db)
-        except Exception as error:
-            job.error = self._meaning(error)
-            return False
-        return True
-
-    def _do(self, job: _Job, transaction: Transaction) -> bool:
-        """Do one of several in a savepoint; False if it failed. Raises what has ended the whole transaction."""
-        db = transaction.db
-        db.execute("SAVEPOINT job")
-        try:
-            job.result = job.do(transaction)
-        except Exception as error:
-            if not db.in_transaction:  # SQLite has given it up, as on a full disk
-                raise
-            db.execute("ROLLBACK TO job")
-            db.execute("RELEASE job")
-            job.error = self._meaning(error)
-            transaction.committed = False
-            return False
-        db.execute("RELEASE job")
-        return True
-
-    def _meaning(self, error: Exception) -> Exception:
-        return translated(error, self.settings) if isinstance(error, sqlite3.Error | Damaged) else error
 
     # -- noticing --------------------------------------------------------------------------------------------
 
@@ -397,46 +264,6 @@ class Engine:
         while self.peers.pipes:
             await trio.lowlevel.wait_readable(self.peers.fd)
             self._tell(bytes([kind]) for kind in self.peers.read())
-
-    async def _pulse(self) -> None:
-        """Show that this run is alive: from its own loop, so that one that is stuck does not."""
-        while True:
-            try:
-                await trio.to_thread.run_sync(self._sign, limiter=self._signing, abandon_on_cancel=True)
-                self._signed_at = trio.current_time()
-            except OSError as error:
-                raise TransportError(f"{self.peers!r} is gone: did somebody delete it? ({error})") from error
-            self._paced = trio.Event()
-            with trio.move_on_after(self._pace):
-                await self._paced.wait()
-
-    def sign_within(self, session: float) -> None:
-        """Somebody counts for how long we are silent: give signs of life often enough for that."""
-        if session / 3 < self._pace:
-            self._pace = session / 3
-            self._paced.set()
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether we could not give signs of life ourselves, as where the disk stands still: then others cannot, either."""
-        return trio.current_time() - self._signed_at > 2 * self._pace
-
-    def _sign(self) -> None:
-        with self._sign_lock:
-            self._check_file()
-            self.peers.renew()
-
-    async def signs_of(self, peers: Mapping[int, str]) -> dict[int, int | None]:
-        """The newest signs of life of others. Not in the threads that the program's own code may have taken all of."""
-
-        def look() -> dict[int, int | None]:
-            return {member: self.peers.sign_of(peer) for member, peer in peers.items()}
-
-        return await trio.to_thread.run_sync(look, limiter=self._watching, abandon_on_cancel=True)
-
-    async def clear_dead(self) -> None:
-        """Remove what dead processes have left."""
-        await trio.to_thread.run_sync(self.peers.clear_dead, limiter=self._watching)
 
     async def _look(self) -> None:
         """Look whether anything was written: seldom, for the case that a poke was lost; often, where there are none."""

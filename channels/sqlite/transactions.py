@@ -12,8 +12,9 @@ import attrs
 from ..errors import CommitRefused, ProduceError, TransportError
 from ..message import TP, ProducerRecord
 from ..transport import ProduceResult
-from .engine import Engine, Transaction
+from .engine import Engine
 from .groups import check_ownership, commit, stands_at
+from .jobs import Transaction
 from .writes import Batches, Write, Writes
 
 __all__ = ["Owner", "Transactions"]

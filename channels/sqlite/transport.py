@@ -28,8 +28,9 @@ from ..transport import (
 from . import log as logs
 from .chores import Housekeeping
 from .consumer import SqliteConsumer
-from .engine import Engine, Transaction
+from .engine import Engine
 from .groups import committed, topics_changed
+from .jobs import Transaction
 from .peers import CHANGE
 from .reader import SqliteReader
 from .transactions import Owner, Transactions

@@ -9,8 +9,9 @@ from functools import partial
 import trio
 
 from . import groups
-from .engine import Engine, Transaction
+from .engine import Engine
 from .groups import View
+from .jobs import Transaction
 from .peers import CHANGE
 from .silence import Silence
 
@@ -52,8 +53,8 @@ class Watch:
         if not now.peers:
             return
         peers = {member: peer for member, peer, _ in now.peers}
-        signs = await self._engine.signs_of(peers)
-        stuck = self._engine.is_silent
+        signs = await self._engine.signs.of(peers)
+        stuck = self._engine.signs.is_missing
         silent = dict.fromkeys(signs, 0.0) if stuck else self._silence.heard(signs, trio.current_time())
         for member, peer, session in now.peers:
             if signs[member] is None:

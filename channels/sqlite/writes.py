@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from ..errors import ProduceError, TransportError, UnknownTopic
 from ..message import TP, ProducerRecord
 from ..transport import ProduceResult
-from .engine import Engine, Transaction
+from .engine import Engine
 from .file import translated
+from .jobs import Transaction
 from .log import Place, Row, append, place_of, result_of, rows_of, was_appended
 from .peers import NEWS
 

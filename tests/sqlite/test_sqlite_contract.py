@@ -16,8 +16,9 @@ from famulus.channels.message import TP, ProducerRecord
 from famulus.channels.sqlite import SqliteTransport
 from famulus.channels.sqlite.chores import Housekeeping
 from famulus.channels.sqlite.compaction import drop
-from famulus.channels.sqlite.engine import Engine, Transaction
+from famulus.channels.sqlite.engine import Engine
 from famulus.channels.sqlite.groups import ask_rebalance, throw_out
+from famulus.channels.sqlite.jobs import Transaction
 from famulus.channels.sqlite.log import place_of
 from famulus.channels.sqlite.peers import CHANGE, NEWS, Peers
 from famulus.channels.sqlite.transactions import Transactions

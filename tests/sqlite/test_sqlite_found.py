@@ -16,7 +16,7 @@ import trio
 
 from famulus.channels.errors import BrokerUnavailable, TransportError
 from famulus.channels.message import TP, ProducerRecord
-from famulus.channels.sqlite import SqliteTransport, engine, file, groups, log
+from famulus.channels.sqlite import SqliteTransport, engine, file, groups, jobs, log
 from famulus.channels.sqlite.peers import CHANGE, NEWS, Peers
 from famulus.channels.sqlite.url import parse_url
 from famulus.channels.transport import ConsumerOptions, OffsetReset, ProduceResult, TopicSpec, TransportOptions
@@ -200,7 +200,7 @@ async def test_what_was_read_of_a_deleted_topic_is_not_committed_to_its_successo
             await consumer.subscribe(["t"])
             await GroupMember(transport, consumer, recorder).read(3)
 
-            def replace(tx: engine.Transaction) -> None:
+            def replace(tx: jobs.Transaction) -> None:
                 log.delete_topic(tx.db, "t")
                 log.create_topic(tx.db, "t", 1, {})
                 groups.topics_changed(tx.db, "t")
@@ -453,7 +453,7 @@ async def test_a_disk_that_takes_no_signs_of_life_costs_nobody_its_partitions(
 async def test_the_write_ahead_log_stays_bounded_while_somebody_always_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_LOG_BYTES", 2_000_000)
+    monkeypatch.setattr("famulus.channels.sqlite.wal._LOG_BYTES", 2_000_000)
     monkeypatch.setattr("famulus.channels.sqlite.file._JOURNAL_BYTES", 1_000_000)
     monkeypatch.setattr("famulus.channels.sqlite.file._PAGES_PER_CHECKPOINT", 100)
     ends = threading.Event()
