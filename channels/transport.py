@@ -388,9 +388,25 @@ class Transport(ABC):
     ) -> Mapping[TP, ProduceResult]:
         """Append batches and commit a group's offsets together: all of it becomes visible, or nothing.
 
+        An error that is not `in_doubt` is certain: nothing was written, and nothing of it will be. Whoever gets one that is
+        `in_doubt`, or is cancelled, does not know; there are two ways to find out.
+
+        - Ask for `committed`: the offsets stand there if and only if the records are in the log, as long as the group
+          has not gone on.
+        - Repeat the call, where the transport recognises it, as ``sqlite://`` does: the very same records for the same
+          partitions, the same offsets, group and generation, while the transport stays open. It is answered by what became
+          of the first: with its results if it was done, though the generation may be over by now; otherwise it is done now.
+          It is recognised until the group goes on with another transaction at one of the partitions of `offsets`;
+          without offsets, until a hundred others are in doubt.
+
+        With ``memory://`` there is no doubt: who is cancelled has written nothing, and may repeat it. ``kafka://`` recognises
+        no repetition, which may write the records again: there ask for `committed`.
+
         Raises:
-            CommitRefused: the generation does not own the partitions of `offsets`; nothing was written.
+            CommitRefused: the generation does not own the partitions of `offsets`; nothing was written, unless it is
+                `in_doubt`, being the answer to a repetition.
             ProduceError: nothing was written.
+            BrokerUnavailable: no answer; it may be tried again.
         """
 
     @abstractmethod
