@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 from uuid import uuid4
 
+import attrs
 import trio
 from aiokafka import AIOKafkaProducer
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -49,6 +50,13 @@ class Owner(Protocol):
         ...
 
 
+@attrs.define
+class _Progress:
+    """Of one transaction: whether the broker may have been asked to commit it, so that an error leaves doubt."""
+
+    committing: bool = False
+
+
 class KafkaTransactions:
     """The transactions of one transport."""
 
@@ -73,22 +81,31 @@ class KafkaTransactions:
         """Write and commit what `owner` owns under this generation.
 
         Raises:
-            CommitRefused, ProduceError: nothing was written.
-            BrokerUnavailable: no answer; what was written is not visible, unless the last answer alone was lost.
+            CommitRefused: nothing was written.
+            ProduceError, BrokerUnavailable: what was written is not visible, unless the error is `in_doubt`.
         """
         async with self._one_at_a_time:
             client = await self._started()
-            call = self._bridge.start(self._transact, client, dict(batches), dict(offsets), group, owner, generation)
+            progress = _Progress()
+            call = self._bridge.start(
+                self._transact, client, dict(batches), dict(offsets), group, owner, generation, progress
+            )
             try:
                 with trio.move_on_after(self._settings.produce_timeout):
                     return await call.wait()
+                progress.committing = True  # perhaps it still comes to that
                 raise BrokerUnavailable("the transaction got no answer in time; it is aborted if it was not complete")
-            except TransportError:
+            except TransportError as error:
+                error.in_doubt = progress.committing
                 raise
             except CALL_FAILURES as error:
-                if is_passing(error):
-                    raise translated(error, "in a transaction") from error
-                raise ProduceError(f"in a transaction: {error!r}; nothing of it was written") from error
+                told = translated(error, "in a transaction")
+                if not is_passing(error):
+                    what = "whether it was written, the group's committed offsets tell"
+                    what = what if progress.committing else "nothing of it was written"
+                    told = ProduceError(f"in a transaction: {error!r}; {what}")
+                told.in_doubt = progress.committing
+                raise told from error
             finally:
                 if not call.done or _is_broken(client):
                     # A new client with the same id ends what this one has left open.
@@ -126,6 +143,7 @@ class KafkaTransactions:
         group: str,
         owner: Owner | None,
         generation: int,
+        progress: _Progress,
     ) -> dict[TP, ProduceResult]:
         await client.begin_transaction()
         try:
@@ -144,6 +162,7 @@ class KafkaTransactions:
             with suppress(*CALL_FAILURES):
                 await client.abort_transaction()
             raise
+        progress.committing = True
         await client.commit_transaction()
         if owner is not None:
             # Complete is not visible yet: the coordinator writes its markers a moment later.
