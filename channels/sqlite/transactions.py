@@ -117,24 +117,12 @@ class Transactions:
 
         def do(tx: Transaction) -> dict[TP, ProduceResult]:
             nonlocal doubt
-            ends = [(attempt, attempt.was_done(tx.db, group)) for attempt in asked.attempts]
+            ends = [(attempt, attempt.was_done(tx.db, asked.group)) for attempt in asked.attempts]
             for attempt, was_done in ends:
                 if was_done:
                     return attempt.results()
             doubt = any(was_done is None for _, was_done in ends)
-            if isinstance(who, CommitRefused):
-                raise who
-            if offsets:
-                check_ownership(tx.db, group, who.member, asked.offsets, generation)
-            self._writes.append(tx, writes)
-            for write in writes:
-                if isinstance(write.outcome, Exception):
-                    raise ProduceError(str(write.outcome)) from write.outcome
-            if offsets:
-                commit(tx.db, group, who.by_id)
-            attempt = _Attempt(tx, writes, who)
-            asked.attempts.append(attempt)
-            return attempt.results()
+            return self._attempt(tx, asked, who, writes).results()
 
         within = self._engine.settings.produce_timeout
         asked.in_doubt = True  # until there is an answer: whoever is cancelled has none
@@ -152,6 +140,21 @@ class Transactions:
         finally:
             self._remember_or_forget(asked)
         return results
+
+    def _attempt(self, tx: Transaction, asked: _Asked, who: Owner | CommitRefused, writes: Sequence[Write]) -> _Attempt:
+        if isinstance(who, CommitRefused):
+            raise who
+        if asked.offsets:
+            check_ownership(tx.db, asked.group, who.member, asked.offsets, asked.generation)
+        self._writes.append(tx, writes)
+        for write in writes:
+            if isinstance(write.outcome, Exception):
+                raise ProduceError(str(write.outcome)) from write.outcome
+        if asked.offsets:
+            commit(tx.db, asked.group, who.by_id)
+        attempt = _Attempt(tx, writes, who)
+        asked.attempts.append(attempt)
+        return attempt
 
     def _recalled(self, asked: _Asked) -> _Asked:
         """The same one where it is in doubt; what it shows to be given up is forgotten."""
