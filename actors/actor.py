@@ -249,7 +249,7 @@ class Actor(Asker):
             except Exception:
                 log.exception("on_error of agent %s raised", self._agent.name)
         if self._agent.options.on_failure != "ack":  # letters go beyond the producer's bounds, but nobody runs ahead
-            await self._agent_run.run.producer.wait_room()
+            await self._agent_run.run.producer.wait_caught_up()
 
     def info(self) -> ActorInfo:
         """What it does now."""

@@ -120,7 +120,7 @@ class AgentRequest:
     async def wait_room(self) -> None:
         replies = self._here()
         if replies is None:
-            await self._run.producer.wait_room()
+            await self._run.producer.wait_caught_up()
         elif replies.is_here:
             slot = replies.find(self.correlation_id)
             if isinstance(slot, StreamSlot):

@@ -183,4 +183,4 @@ async def settle_undecodable(
                 where = f"{message.tp}@{message.offset}"
                 log.exception("%s: the handler of its undecodable %s raised; it is skipped", where, part)
     if policy == "dead_letter":
-        await run.producer.wait_room()  # letters go beyond its bounds, but their reader does not run ahead
+        await run.producer.wait_caught_up()  # letters go beyond its bounds, but their reader does not run ahead

@@ -92,6 +92,14 @@ class Producer:
             self._hurry.set()
             self._wake()
             await self._waiting_for_room.park()
+        if self._waiting_for_room and self.room[0] > 1:  # more than this one will take
+            self._waiting_for_room.unpark()
+
+    async def wait_caught_up(self) -> None:
+        """The same for who has sent beyond the bounds, and shall not run ahead. It takes no room, so the next who waits gets it."""
+        await self.wait_room()
+        if self._waiting_for_room and self.has_room:
+            self._waiting_for_room.unpark()
 
     def enqueue(self, future: FutureMessage, *, partition: int | None, beyond_bounds: bool = False) -> None:
         """Take a message into the buffer.

@@ -250,3 +250,46 @@ async def test_behind_a_large_write_the_others_may_send_more_unless_somebody_wai
             turns += 1
             await trio.lowlevel.checkpoint()
     assert (turns < 15) == (kind is Awaited)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("senders", [0, 3])
+async def test_whoever_waits_for_room_gets_it_though_others_who_waited_did_not_use_it(
+    broker: MemoryBroker, senders: int, failing: bool
+) -> None:
+    """Agents that have answered beyond the bounds wait so as not to run ahead, and may be more than there is room for."""
+    app = app_on(broker, producer_buffer_maxsize=10)
+    topic = app.topic("t", partitions=1)
+    async with famulus.open_app(app):
+        await (await topic.send(0))
+        producer = current_run(app).producer
+        hold = broker.faults.hold_produce(topic="t")
+        for number in range(12):
+            producer.enqueue(FutureMessage("t", None, b"%d" % number), partition=0, beyond_bounds=True)
+        done = 0
+
+        async def wait() -> None:
+            nonlocal done
+            await producer.wait_caught_up()
+            done += 1
+
+        async def send() -> None:
+            nonlocal done
+            await topic.send(1)
+            done += 1
+
+        async with trio.open_nursery() as nursery:
+            for number in range(30):
+                nursery.start_soon(wait)
+                if number < senders:
+                    nursery.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked()
+            assert done == 0
+            if failing:
+                broker.faults.fail_produce(1, topic="t")
+            hold.release()
+            with trio.move_on_after(1000):
+                while done < 30 + senders:
+                    await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        assert done == 30 + senders
