@@ -96,7 +96,7 @@ class Producer:
             self._waiting_for_room.unpark()
 
     async def wait_caught_up(self) -> None:
-        """The same for who has sent beyond the bounds, and shall not run ahead. It takes no room, so the next who waits gets it."""
+        """The same for who has sent beyond the bounds, and shall not run ahead. It takes no room: the next one gets it."""
         await self.wait_room()
         if self._waiting_for_room and self.has_room:
             self._waiting_for_room.unpark()
