@@ -280,10 +280,16 @@ async def guests(plan: Plan, rng: random.Random, broker: MemoryBroker) -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def quiet(worker: famulus.RunningApp) -> None:
-    """Wait until all requests are done, also those of callers that have left."""
+async def quiet(worker: famulus.RunningApp, plan: Plan, broker: MemoryBroker) -> None:
+    """Wait until all requests are done, also those of callers that have left, and in partitions of guests that were cancelled."""
+    topics = [broker.topics[each.name] for each in plan.agents if not each.local]
+    partitions = {log.tp for topic in topics for log in topic.logs}
     with trio.move_on_after(100_000):
-        while worker.statistics().lag or Replies.of(worker._run).waiting:
+        while (
+            worker._run.conductor.partitions.keys() != partitions
+            or worker.statistics().lag
+            or Replies.of(worker._run).waiting
+        ):
             await trio.sleep(5)
     await trio.sleep(60)
 
@@ -332,11 +338,11 @@ async def play(seed: int, broker: MemoryBroker, wire: bool) -> Counter[str]:
             if wire:
                 async with famulus.open_client(here.app) as client:
                     await all_calls(client)
-                    await quiet(worker)
+                    await quiet(worker, plan, broker)
                     check_idle(client)
             else:
                 await all_calls(worker)
-                await quiet(worker)
+                await quiet(worker, plan, broker)
             await worker.commit()
             check_idle(worker)
             for each in plan.agents:
