@@ -59,11 +59,12 @@ async def call() -> None:
         meter.ask()
         meter.answered(number, await ask(number))
     answers: list[object] = []
-    meter.begin()
-    for number in range(job.at_once):
-        await producer.send(job.topic, b"%d" % number, partition=0)
-    while len(answers) < job.at_once:
-        answers += await numbers(consumer)
+    for _ in meter.twice():
+        answers.clear()
+        for number in range(job.at_once):
+            await producer.send(job.topic, b"%d" % number, partition=0)
+        while len(answers) < job.at_once:
+            answers += await numbers(consumer)
     meter.end_at_once(answers)
     meter.report(job)
     await asyncio.wait_for(consumer.stop(), 10)

@@ -32,10 +32,10 @@ async def call() -> None:
     async def one(number: int) -> None:
         answers[number] = await answer.ask(number)
 
-    meter.begin()
-    async with trio.open_nursery() as nursery:
-        for number in range(job.at_once):
-            nursery.start_soon(one, number)
+    for _ in meter.twice():
+        async with trio.open_nursery() as nursery:
+            for number in range(job.at_once):
+                nursery.start_soon(one, number)
     meter.end_at_once(answers)
     if job.joined:
         meter.begin()

@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 WARM_UP = 50
@@ -76,6 +77,12 @@ class Meter:
     def begin(self) -> None:
         """Many requests are about to be made."""
         self._begun = time.perf_counter()
+
+    def twice(self) -> Iterator[None]:
+        """For many requests at once: the first time warms up, as the first ones one after the other do; the second counts."""
+        yield
+        self.begin()
+        yield
 
     def end_at_once(self, answers: list[object]) -> None:
         self.at_once = time.perf_counter() - self._begun
