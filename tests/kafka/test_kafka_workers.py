@@ -91,6 +91,7 @@ async def test_a_suspended_worker_cannot_commit_when_it_comes_back_and_joins_ane
         await other.wait_for(": 4 partitions assigned")
         await run.wait_seen(100, other)
         hold.on()
+        await run.write(100)  # the others may all have been processed just before
         await other.wait_for("^held$")
         await run.wait_committed_of(other)  # from here on only the zombie has anything to commit
         await run.sample()
@@ -102,7 +103,7 @@ async def test_a_suspended_worker_cannot_commit_when_it_comes_back_and_joins_ane
         assert run.committed == before
         assert "Traceback" not in zombie.log
         hold.off()
-        await stop(run, 1000)
+        await stop(run, 1100)
 
 
 async def test_a_suspended_static_worker_that_was_replaced_commits_nothing_and_ends(
@@ -120,6 +121,7 @@ async def test_a_suspended_static_worker_that_was_replaced_commits_nothing_and_e
         await other.wait_for(": 4 partitions assigned")
         await run.wait_seen(100, other)
         hold.on()
+        await run.write(100)  # the others may all have been processed just before
         await other.wait_for("^held$")
         await run.wait_committed_of(other)
         await run.sample()
@@ -132,7 +134,7 @@ async def test_a_suspended_static_worker_that_was_replaced_commits_nothing_and_e
         await run.sample()
         assert run.committed == before
         hold.off()
-        await stop(run, 1000)
+        await stop(run, 1100)
         assert other.lines("partitions assigned") == other.lines(": 4 partitions assigned")[:1]
 
 
