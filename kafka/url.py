@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..channels.errors import ImproperlyConfigured
+from ..channels.url_options import url_options
 from .settings import KafkaSettings
 
 __all__ = ["DEFAULT_PORT", "SCHEMES", "KafkaSettings", "parse_url"]
@@ -105,7 +106,7 @@ def parse_url(url: str) -> KafkaSettings:
     login, at, hosts = parts.netloc.rpartition("@")
     servers = tuple(_server(host, refuse) for host in hosts.split(","))
     user, _, password = login.partition(":")
-    given = _options(parts.query, refuse)
+    given = url_options(parts.query, _OPTIONS, refuse)
     if at:
         given.update(user=unquote(user), password=unquote(password) or None)
     if "security" not in given:
@@ -128,26 +129,6 @@ _HOW_TO_WRITE = (
 def _without_password(url: str) -> str:
     """For messages, also about a URL that cannot be taken apart because of what is in its password."""
     return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", re.sub("(://[^:]*):.*@", r"\1:***@", url))
-
-
-def _options(query: str, refuse: Callable[[str], ImproperlyConfigured]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    try:
-        # A plus is itself here: in names of files it is one.
-        pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        raise refuse("expected OPTION=VALUE&OPTION=VALUE after the question mark") from None
-    for name, text in pairs:
-        if name not in _OPTIONS:
-            raise refuse(f"option {name!r}: expected one of {', '.join(_OPTIONS)}")
-        if name in given:
-            raise refuse(f"option {name}: expected once, found twice")
-        parse, expected = _OPTIONS[name]
-        try:
-            given[name] = parse(text)
-        except (ValueError, KeyError, StopIteration):
-            raise refuse(f"option {name}={text!r}: expected {expected}") from None
-    return given
 
 
 def _contradiction(settings: KafkaSettings, given: Mapping[str, Any]) -> str | None:

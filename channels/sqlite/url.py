@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import attrs
 
 from ..errors import ImproperlyConfigured
+from ..url_options import url_options
 
 __all__ = ["DEFAULT_FILE", "SqliteSettings", "parse_url"]
 
@@ -105,23 +106,4 @@ def parse_url(url: str, datadir: str | Path) -> SqliteSettings:
     path = Path(name) if name else Path(datadir, DEFAULT_FILE)
     if name.endswith(("/", "/.", "/..")) or name in (".", "..") or path.is_dir():
         path = path / DEFAULT_FILE
-    return SqliteSettings(path=path, **_options(parts.query, refuse))
-
-
-def _options(query: str, refuse: Callable[[str], ImproperlyConfigured]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        raise refuse("expected OPTION=VALUE&OPTION=VALUE after the question mark") from None
-    for name, text in pairs:
-        if name not in _OPTIONS:
-            raise refuse(f"option {name!r}: expected one of {', '.join(_OPTIONS)}")
-        if name in given:
-            raise refuse(f"option {name}: expected once, found twice")
-        parse, expected = _OPTIONS[name]
-        try:
-            given[name] = parse(text)
-        except ValueError:
-            raise refuse(f"option {name}={text!r}: expected {expected}") from None
-    return given
+    return SqliteSettings(path=path, **url_options(parts.query, _OPTIONS, refuse))
