@@ -315,6 +315,7 @@ class Producer:
         batches = self._next_batches()
         if not batches:
             return
+        self._awaited = any(batch[0].awaited for batch in batches.values())
         topics = {tp.topic for tp in batches}
         for topic in topics:
             if topic in self._routes:
@@ -363,7 +364,6 @@ class Producer:
         queue.apart = max(0, queue.apart - len(batch))
         queue.fine()
         self._counters.messages_delivered += len(batch)
-        self._awaited = batch[0].awaited
         size = 0
         for index, future in enumerate(batch):
             size += future.size
